@@ -1,0 +1,701 @@
+"""The classifier: variational inference of clean labels, then of the class."""
+
+import copy
+import warnings
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from skorch.utils import to_device
+
+from skvibe._batches import BatchIterator
+from skvibe._checks import check_integer, check_option, check_real
+from skvibe._device import resolve_device
+from skvibe._removed_rows import check_finite_rows, find_removed
+from skvibe.em import VIBEModule, VIBENet
+from skvibe.posteriors import (
+    clean_log_posterior,
+    poison_score_from_log_posterior,
+    poisoning_log_rule,
+    unit_rows,
+)
+
+# set_params("optimizer__momentum") and the like reach the inner skorch net.
+_NET_PREFIXES = (
+    "optimizer",
+    "callbacks",
+    "iterator_train",
+    "iterator_valid",
+    "train_split",
+    "dataset",
+)
+_CHUNK = 4096
+
+
+class VIBEClassifier(ClassifierMixin, BaseEstimator):
+    """Classifier that finds the clean labels of poisoned training data by EM.
+
+    Every row has a hidden clean label. The E-step infers them for all rows at once,
+    as an entropic optimal transport problem that keeps the classes in balance; the
+    M-step fits clean and corrupted class prototypes on the unit sphere by SGD. Only
+    the clean prototypes predict, so what an attacker wrote into the labels stays
+    behind.
+
+    Rows of ``X`` that are NaN in every feature (removed by a filter earlier in the
+    pipeline) are left out of training; all attributes keep their place for them.
+
+    Parameters
+    ----------
+    encoder : torch.nn.Module, default=None
+        Maps a batch of inputs to feature vectors. None: ``X`` holds the feature
+        vectors. The module given is copied, never changed.
+    train_encoder : bool, default=False
+        Train the copy of ``encoder`` together with the prototypes. False: its
+        features are computed once and kept fixed.
+    lam : float, default=25.0
+        Sharpness of the transport problem, > 0; a large value makes the clean labels
+        nearly hard.
+    kappa : float, default=20.0
+        Concentration of the clean posterior, > 0. Features are unit vectors, so
+        logits lie in [-kappa, kappa].
+    nu : float, default=20.0
+        Concentration of the corrupted posterior, >= 0: how far given labels are
+        trusted.
+    corrupted_posterior : {"full", "approximate"}, default="full"
+        Whether p(y | l, x) depends on the row ("full") or only on the clean label.
+    pseudo_labels : {"hard", "soft"}, default="hard"
+        Whether the M-step uses the most probable clean label or its distribution.
+    prior : {"uniform", "empirical", "learned"} or array of shape (n_classes,), \
+default="uniform"
+        Class shares to which the clean labels are balanced. "empirical": shares of
+        the given labels; on poisoned data it lets the backdoor through. "learned":
+        ``softmax(prior_temperature * theta)``, as in the paper.
+    prior_temperature : float, default=0.02
+        Used by ``prior="learned"``, > 0.
+    max_iter : int, default=1000
+        Largest number of SGD iterations (mini-batches); `tol` usually ends earlier.
+    e_step_period : int, default=50
+        SGD iterations from one E-step to the next.
+    batch_size : int, default=1024
+        Rows of a mini-batch.
+    lr : float, default=0.1
+        Learning rate of SGD (momentum 0.9, weight decay 5e-4).
+    tol : float, default=1e-3
+        Training stops when two E-steps in a row change at most this share of the
+        clean labels.
+    solver : {"torch", "pot"}, default="torch"
+        Who solves the transport problem.
+    device : str or torch.device, default="auto"
+        "auto" takes CUDA where there is one.
+    net_params : dict, default=None
+        More parameters of the inner `skorch.NeuralNetClassifier`, such as
+        ``{"callbacks": [...], "optimizer__momentum": 0.8}``. They are also reached by
+        ``set_params(optimizer__momentum=0.8)``, hence by a grid search.
+    random_state : int, RandomState instance or None, default=None
+        Order of the mini-batches, and start of a learned prior.
+    verbose : int, default=0
+        1 prints a line for each E-step.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels, removed rows included.
+    clean_labels_ : ndarray of shape (n_samples,)
+        Inferred clean labels. Removed rows keep the label given.
+    clean_proba_ : ndarray of shape (n_samples, n_classes)
+        q(l | x, y) of the last E-step; its argmax is ``clean_labels_``. One-hot at
+        the given label for removed rows.
+    poison_scores_ : ndarray of shape (n_samples,)
+        In [0, 1], the higher the more suspect; see `poison_score`. 1 for removed
+        rows.
+    train_mask_ : ndarray of bool of shape (n_samples,)
+        True for rows that were trained on, False for removed rows.
+    n_removed_rows_ : int
+        Number of removed rows.
+    prior_ : ndarray of shape (n_classes,)
+        Class shares pi.
+    prototypes_ : ndarray of shape (n_classes, n_features_out)
+        Clean prototypes mu, unit vectors.
+    corrupted_prototypes_ : ndarray of shape (n_classes, n_features_out)
+        Corrupted prototypes eta, unit vectors.
+    poisoning_rule_ : ndarray of shape (n_classes, n_classes)
+        p(y | l) at [l, y]: how often clean class l was labelled y.
+    lower_bounds_ : ndarray of shape (n_e_steps,)
+        Evidence lower bound, per row, at each E-step.
+    label_changes_ : ndarray of shape (n_e_steps,)
+        Share of the clean labels changed by each E-step.
+    converged_ : bool
+        Whether training stopped because the clean labels no longer changed.
+    n_iter_ : int
+        SGD iterations made.
+    n_features_in_ : int
+        Number of features seen in `fit`.
+    net_ : skorch.NeuralNetClassifier
+        The fitted net. Without a trained encoder its input is `transform` of X.
+    history_ : skorch.history.History
+        Losses by epoch and batch.
+
+    See Also
+    --------
+    OffManifoldFilter : Removes rows that lie off the manifold of all others.
+    skvibe.model_selection.separation_scorer : Scoring for a search on poisoned data.
+
+    References
+    ----------
+    .. [1] I. Sabolic, M. Grcic, S. Segvic, "Seal Your Backdoor with Variational
+       Defense", ICCV 2025.
+
+    Examples
+    --------
+    >>> from skvibe import VIBEClassifier
+    >>> from skvibe.datasets import load_poisoned_digits
+    >>> data = load_poisoned_digits(random_state=0)
+    >>> vibe = VIBEClassifier(random_state=0).fit(data.X, data.y)
+    >>> triggered = vibe.predict(data.X_triggered)
+    >>> bool((triggered == data.target).mean() < 0.02)
+    True
+    """
+
+    def __init__(
+        self,
+        encoder=None,
+        *,
+        train_encoder=False,
+        lam=25.0,
+        kappa=20.0,
+        nu=20.0,
+        corrupted_posterior="full",
+        pseudo_labels="hard",
+        prior="uniform",
+        prior_temperature=0.02,
+        max_iter=1000,
+        e_step_period=50,
+        batch_size=1024,
+        lr=0.1,
+        tol=1e-3,
+        solver="torch",
+        device="auto",
+        net_params=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.encoder = encoder
+        self.train_encoder = train_encoder
+        self.lam = lam
+        self.kappa = kappa
+        self.nu = nu
+        self.corrupted_posterior = corrupted_posterior
+        self.pseudo_labels = pseudo_labels
+        self.prior = prior
+        self.prior_temperature = prior_temperature
+        self.max_iter = max_iter
+        self.e_step_period = e_step_period
+        self.batch_size = batch_size
+        self.lr = lr
+        self.tol = tol
+        self.solver = solver
+        self.device = device
+        self.net_params = net_params
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # -- parameters --------------------------------------------------------------
+
+    def get_params(self, deep=True):
+        """Get the parameters, those of the inner net included.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Include what ``net_params`` holds under its own names.
+
+        Returns
+        -------
+        dict
+            Parameter names and values.
+        """
+        params = super().get_params(deep=deep)
+        if deep and isinstance(self.net_params, dict):
+            params.update(self.net_params)
+        return params
+
+    def set_params(self, **params):
+        """Set parameters; ``optimizer__momentum=...`` and the like reach the net.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameter names and values.
+
+        Returns
+        -------
+        self
+        """
+        own = {}
+        for name, value in params.items():
+            if name.partition("__")[0] in _NET_PREFIXES:
+                # A copy: the dict may be shared with the user or with a clone.
+                self.net_params = {**(self.net_params or {}), name: value}
+            else:
+                own[name] = value
+        return super().set_params(**own)
+
+    # -- fit ---------------------------------------------------------------------
+
+    def fit(self, X, y):
+        """Find the clean labels and fit the classifier to them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            Feature vectors; with an encoder, its inputs. Rows that are NaN in every
+            feature are left out.
+        y : array-like of shape (n_samples,)
+            Given labels, of any type that scikit-learn accepts.
+
+        Returns
+        -------
+        self
+            Fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            For NaN or infinity other than whole removed rows, fewer than 2 rows,
+            features or classes left, and for parameters out of range.
+        """
+        self._check_params()
+        device = resolve_device(self.device)
+        X, given = self._check_fit_data(X, y)
+        keep = self.train_mask_
+        inputs = X if keep.all() else X[keep]
+        random_state = check_random_state(self.random_state)
+        seed = int(random_state.randint(np.iinfo(np.int32).max))
+
+        self._encoder = _copy_encoder(self.encoder, device)
+        rows, features = self._training_rows(inputs, device)
+        module_params = self._module_params(features, given[keep], seed)
+        net = self._build_net(module_params, len(rows), device, seed)
+        _train(net, rows, given[keep], seed, device, self.train_encoder)
+        self._publish(net, inputs, given, module_params)
+        return self
+
+    def _check_params(self):
+        if self.encoder is not None and not isinstance(self.encoder, torch.nn.Module):
+            raise TypeError(
+                "encoder must be a torch.nn.Module or None, got "
+                f"{type(self.encoder).__name__}. Apply other transformers as an "
+                "earlier step of the pipeline."
+            )
+        if self.train_encoder and self.encoder is None:
+            raise ValueError("train_encoder=True needs an encoder; got encoder=None.")
+        check_real("lam", self.lam, 0, closed="()")
+        check_real("kappa", self.kappa, 0, closed="()")
+        check_real("nu", self.nu, 0)
+        check_real("prior_temperature", self.prior_temperature, 0, closed="()")
+        check_real("lr", self.lr, 0, closed="()")
+        check_real("tol", self.tol, 0)
+        check_integer("max_iter", self.max_iter, 1)
+        check_integer("e_step_period", self.e_step_period, 1)
+        check_integer("batch_size", self.batch_size, 1)
+        check_option(
+            "corrupted_posterior", self.corrupted_posterior, ("full", "approximate")
+        )
+        check_option("pseudo_labels", self.pseudo_labels, ("hard", "soft"))
+        check_option("solver", self.solver, ("torch", "pot"))
+        if isinstance(self.prior, str):
+            check_option("prior", self.prior, ("uniform", "empirical", "learned"))
+        if self.net_params is not None and not isinstance(self.net_params, dict):
+            raise TypeError(
+                "net_params must be a dict of skorch parameters or None, got "
+                f"{type(self.net_params).__name__}."
+            )
+
+    def _check_fit_data(self, X, y):
+        """Validated X and label codes; sets what is known before training."""
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            dtype=self._input_dtypes(),
+            ensure_all_finite=False,
+            allow_nd=self.encoder is not None,
+            ensure_min_samples=2,
+            ensure_min_features=2 if self.encoder is None else 1,
+        )
+        check_classification_targets(y)
+        removed = find_removed(X)
+        check_finite_rows(X, removed, type(self).__name__)
+        self.classes_, given = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs labels of at least 2 classes, got 1 "
+                f"class ({self.classes_[0]!r}) in y."
+            )
+        self.train_mask_ = ~removed
+        self.n_removed_rows_ = int(removed.sum())
+        if len(np.unique(given[~removed])) < 2:
+            raise ValueError(
+                f"Only one class is left in y after {self.n_removed_rows_} removed "
+                "rows. Raise the threshold or lower max_removed of the filter."
+            )
+        return X, given
+
+    def _input_dtypes(self):
+        # An encoder's integer inputs (images) stay as small as they are.
+        return "numeric" if self.encoder is not None else [np.float64, np.float32]
+
+    def _training_rows(self, inputs, device):
+        """What the net iterates over, and the unit features of the same rows."""
+        if self._encoder is None:
+            features = torch.from_numpy(np.array(inputs, dtype=np.float32))
+            features = features.to(device)
+            norm = features.norm(dim=1, keepdim=True).clamp_min_(1e-12)
+            features.div_(norm)  # in place: this copy is ours
+            return features, features
+        features = self._encode(inputs, device)
+        if self.train_encoder:
+            return torch.from_numpy(np.ascontiguousarray(inputs)), features
+        return features, features
+
+    def _module_params(self, features, given, seed):
+        """Start of the prototypes and of the prior."""
+        n_classes = len(self.classes_)
+        given = torch.from_numpy(given).to(features.device)
+        counts = torch.bincount(given, minlength=n_classes)
+        sums = torch.zeros(
+            (n_classes, features.shape[1]), dtype=torch.float64, device=features.device
+        )
+        for start in range(0, len(features), _CHUNK):
+            block = slice(start, start + _CHUNK)
+            sums.index_add_(0, given[block], features[block].double())
+        means = (sums / counts.clamp_min(1)[:, None]).float()
+        log_prior, theta = self._initial_prior(counts.cpu().numpy(), seed)
+        return {
+            "module__prototypes": means,
+            "module__corrupted": means,
+            "module__log_prior": log_prior,
+            "module__theta": theta,
+            "module__kappa": float(self.kappa),
+            "module__prior_temperature": float(self.prior_temperature),
+            "module__encoder": self._encoder if self.train_encoder else None,
+        }
+
+    def _initial_prior(self, counts, seed):
+        n_classes = len(counts)
+        if isinstance(self.prior, str) and self.prior == "learned":
+            generator = torch.Generator().manual_seed(seed)
+            return None, torch.randn(n_classes, generator=generator)
+        if isinstance(self.prior, str) and self.prior == "uniform":
+            prior = np.full(n_classes, 1.0)
+        elif isinstance(self.prior, str):
+            # A class whose rows were all removed keeps a vanishing share.
+            prior = np.maximum(counts, 1e-3)
+        else:
+            prior = _check_prior(self.prior, n_classes)
+        log_prior = np.log(prior / np.sum(prior))
+        return torch.from_numpy(log_prior.astype(np.float32)), None
+
+    def _build_net(self, module_params, n_rows, device, seed):
+        batch_size = min(self.batch_size, n_rows)
+        batches = -(-n_rows // batch_size)
+        # One more than needed: the net itself ends the training at max_iter.
+        epochs = -(-self.max_iter // batches) + 1
+        params = {
+            "batch_size": batch_size,
+            "max_epochs": epochs,
+            "criterion": torch.nn.CrossEntropyLoss,
+            "optimizer": torch.optim.SGD,
+            "optimizer__momentum": 0.9,
+            "optimizer__weight_decay": 5e-4,
+            "lr": self.lr,
+            "iterator_train": BatchIterator,
+            "iterator_train__shuffle": True,
+            "iterator_train__generator": torch.Generator().manual_seed(seed),
+            "iterator_valid": BatchIterator,
+            "train_split": None,
+            "verbose": 0,
+        }
+        if module_params["module__theta"] is not None:
+            params["optimizer__param_groups"] = [("theta", {"lr": 0.1})]
+        # Callbacks are changed by training: deep copies keep the user's as they are.
+        params.update(copy.deepcopy(self.net_params or {}))
+        return VIBENet(
+            VIBEModule,
+            **module_params,
+            **params,
+            device=device,
+            lam=float(self.lam),
+            nu=float(self.nu),
+            corrupted_posterior=self.corrupted_posterior,
+            pseudo_labels=self.pseudo_labels,
+            solver=self.solver,
+            max_iter=self.max_iter,
+            e_step_period=self.e_step_period,
+            em_tol=self.tol,
+            em_verbose=self.verbose,
+        )
+
+    def _publish(self, net, inputs, given, module_params):
+        """Set the fitted attributes, aligned with the rows given to fit."""
+        keep, n_classes = self.train_mask_, len(self.classes_)
+        module = net.module_
+        self.net_ = net
+        self.history_ = net.history
+        if self.train_encoder:
+            self._encoder = module.encoder
+        prototypes = unit_rows(module.prototypes.detach().double())
+        corrupted = unit_rows(module.corrupted.detach().double())
+        log_prior = module.log_prior().detach().double()
+        self.prototypes_ = prototypes.cpu().numpy()
+        self.corrupted_prototypes_ = corrupted.cpu().numpy()
+        self.prior_ = torch.softmax(log_prior, dim=0).cpu().numpy()
+        rule = poisoning_log_rule(prototypes @ corrupted.T, float(self.nu)).exp()
+        self.poisoning_rule_ = rule.cpu().numpy()
+
+        state = net.em_
+        self.lower_bounds_ = np.array(state.lower_bounds)
+        self.label_changes_ = np.array(state.label_changes)
+        self.converged_ = state.converged
+        self.n_iter_ = state.iteration
+        self.clean_proba_ = np.zeros((len(given), n_classes), dtype=np.float32)
+        self.clean_proba_[np.arange(len(given)), given] = 1
+        self.clean_proba_[keep] = net.final_e_step()
+        self.clean_labels_ = self.classes_[self.clean_proba_.argmax(axis=1)]
+        self.poison_scores_ = np.ones(len(given))
+        self.poison_scores_[keep] = self._score_rows(inputs, given[keep])
+        # The training data do not travel with the model.
+        del net.em_
+
+    # -- predict -----------------------------------------------------------------
+
+    def decision_function(self, X):
+        """Clean logits, ``kappa mu_l . v + log pi_l``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            Feature vectors, or inputs of the encoder. NaN is not accepted.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes) or (n_samples,)
+            With two classes the logit of ``classes_[1]`` minus that of
+            ``classes_[0]``.
+        """
+        logits = self._log_posterior(self._check_predict_data(X))
+        if logits.shape[1] == 2:
+            return logits[:, 1] - logits[:, 0]
+        return logits
+
+    def predict_proba(self, X):
+        """Clean posterior p(l | x).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            Feature vectors, or inputs of the encoder. NaN is not accepted.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Rows sum to 1; columns in the order of ``classes_``.
+        """
+        return np.exp(self._log_posterior(self._check_predict_data(X)))
+
+    def predict(self, X):
+        """Most probable clean class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            Feature vectors, or inputs of the encoder. NaN is not accepted.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Class labels.
+        """
+        log_posterior = self._log_posterior(self._check_predict_data(X))
+        return self.classes_[log_posterior.argmax(axis=1)]
+
+    def transform(self, X):
+        """Unit feature vectors, the space in which the prototypes lie.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            Feature vectors, or inputs of the encoder. NaN is not accepted.
+
+        Returns
+        -------
+        ndarray of float32 or float64 of shape (n_samples, n_features_out)
+            float64 only where X is float64 and there is no encoder.
+        """
+        X = self._check_predict_data(X)
+        if self._encoder is None:
+            norm = np.linalg.norm(X, axis=1, keepdims=True)
+            return X / np.maximum(norm, 1e-12).astype(X.dtype)
+        return self._encode(X, self._device()).cpu().numpy()
+
+    def poison_score(self, X, y):
+        """How suspect labelled rows are.
+
+        The score is ``sigmoid(max_{l != y} log p(l | x) - log p(y | x))`` with the
+        clean posterior p(l | x): 0.5 where the label given ties with the best other
+        one, above it where another label is more probable. On the training rows it
+        equals ``poison_scores_`` (removed rows excepted, which have 1).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            Rows to judge.
+        y : array-like of shape (n_samples,)
+            Labels given to them, all in ``classes_``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            In [0, 1], the higher the more suspect.
+
+        Raises
+        ------
+        ValueError
+            If ``y`` holds a class not seen in fit, or lengths differ.
+        """
+        X = self._check_predict_data(X)
+        y = np.asarray(y)
+        if y.shape != (len(X),):
+            raise ValueError(
+                f"y must have shape ({len(X)},), one label for each row of X; got "
+                f"{y.shape}."
+            )
+        known = np.isin(y, self.classes_)
+        if not known.all():
+            raise ValueError(
+                f"y holds {y[~known][0]!r}, which is not in classes_: poison_score "
+                "judges labels that were seen in fit."
+            )
+        return self._score_rows(X, np.searchsorted(self.classes_, y))
+
+    def score(self, X, y, sample_weight=None):
+        """Accuracy against the labels given: do not select models by it.
+
+        On poisoned data this *rewards the backdoor*, since the poisoned rows of ``y``
+        carry the attacker's label. It is right for a clean test set. For
+        `GridSearchCV` on poisoned data pass
+        ``scoring=skvibe.model_selection.separation_scorer``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            Test rows.
+        y : array-like of shape (n_samples,)
+            Their labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights.
+
+        Returns
+        -------
+        float
+            Mean accuracy.
+        """
+        return super().score(X, y, sample_weight)
+
+    def _check_predict_data(self, X):
+        check_is_fitted(self)
+        X = validate_data(
+            self,
+            X,
+            reset=False,
+            dtype=self._input_dtypes(),
+            allow_nd=self.encoder is not None,
+        )
+        return X
+
+    def _log_posterior(self, X):
+        """log p(l | x), float64, in blocks of rows."""
+        prototypes = torch.from_numpy(self.prototypes_)
+        log_prior = torch.log(torch.from_numpy(self.prior_))
+        blocks = []
+        for start in range(0, len(X), _CHUNK):
+            block = X[start : start + _CHUNK]
+            if self._encoder is None:
+                # float64, so that a row's result does not depend on its neighbours.
+                features = unit_rows(torch.from_numpy(np.array(block, dtype=float)))
+            else:
+                features = self._encode(block, self._device()).cpu().double()
+            cosines = features @ prototypes.T
+            blocks.append(clean_log_posterior(cosines, log_prior, self.kappa))
+        return torch.cat(blocks).numpy()
+
+    def _score_rows(self, X, given):
+        log_posterior = torch.from_numpy(self._log_posterior(X))
+        given = torch.from_numpy(given)
+        return poison_score_from_log_posterior(log_posterior, given).numpy()
+
+    @torch.no_grad()
+    def _encode(self, X, device):
+        """Unit features of encoder inputs, batch by batch, in evaluation mode."""
+        was_training = self._encoder.training
+        self._encoder.eval()
+        blocks = []
+        for start in range(0, len(X), self.batch_size):
+            batch = np.array(X[start : start + self.batch_size])
+            batch = torch.from_numpy(batch).to(device).float()
+            blocks.append(unit_rows(torch.flatten(self._encoder(batch), start_dim=1)))
+        self._encoder.train(was_training)
+        return torch.cat(blocks)
+
+    def _device(self):
+        return next(self._encoder.parameters(), torch.empty(0)).device
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = False
+        tags.input_tags.allow_nan = False
+        return tags
+
+
+def _check_prior(prior, n_classes):
+    prior = np.asarray(prior, dtype=float)
+    if (
+        prior.shape != (n_classes,)
+        or not np.isfinite(prior).all()
+        or (prior <= 0).any()
+    ):
+        raise ValueError(
+            "prior must be 'uniform', 'empirical', 'learned' or an array of "
+            f"{n_classes} positive numbers, one for each class; got {prior!r}."
+        )
+    return prior
+
+
+def _copy_encoder(encoder, device):
+    return None if encoder is None else to_device(copy.deepcopy(encoder), device)
+
+
+def _train(net, rows, given, seed, device, train_encoder):
+    """Run the net's EM loop; the global random state of torch is left as it was."""
+    data = {"X": rows, "idx": torch.arange(len(rows), device=rows.device)}
+    given = torch.from_numpy(given)
+    if train_encoder:
+        # A user's module may draw random numbers (dropout) from torch's global state.
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            net.fit(data, given)
+    else:
+        net.fit(data, given)
+    state = net.em_
+    if not state.finished:
+        warnings.warn(
+            "Training was interrupted: the model is usable, but the clean labels may "
+            "not have settled (converged_ is False).",
+            ConvergenceWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,325 @@
+"""Expectation maximisation: skorch's training loop with an E-step inside.
+
+The M-step is ordinary mini-batch SGD by skorch, so its callbacks, history and
+learning-rate schedules work as always. Every ``e_step_period`` iterations the net
+stops to solve the transport problem for the clean labels. The E-step is a method of
+the net and not a callback, so no user's callback list can switch it off.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from skorch import NeuralNetClassifier
+from skorch.dataset import unpack_data
+
+from skvibe._progress import Progress
+from skvibe.posteriors import (
+    clean_log_posterior,
+    corrupted_log_posterior,
+    corrupted_log_posterior_at,
+    poisoning_log_rule,
+    unit_rows,
+)
+from skvibe.transport import solve_transport, transport_rows
+
+
+class VIBEModule(torch.nn.Module):
+    """Clean and corrupted prototypes, the prior, and an encoder if one is trained.
+
+    Parameters
+    ----------
+    prototypes : torch.Tensor of shape (n_classes, n_features)
+        Start of the clean prototypes mu (any length; only directions matter).
+    corrupted : torch.Tensor of shape (n_classes, n_features)
+        Start of the corrupted prototypes eta.
+    log_prior : torch.Tensor of shape (n_classes,) or None
+        Fixed prior; None learns it as ``softmax(prior_temperature * theta)``.
+    theta : torch.Tensor of shape (n_classes,) or None
+        Start of the learned prior's logits.
+    kappa, prior_temperature : float
+        See `VIBEClassifier`.
+    encoder : torch.nn.Module or None
+        Maps inputs to feature vectors and is trained with the prototypes, together
+        with eta. None: inputs are unit feature vectors, and eta stays fixed.
+    """
+
+    def __init__(
+        self,
+        prototypes,
+        corrupted,
+        log_prior,
+        theta=None,
+        kappa=20.0,
+        prior_temperature=0.02,
+        encoder=None,
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.prototypes = torch.nn.Parameter(prototypes.clone())
+        self.corrupted = torch.nn.Parameter(
+            corrupted.clone(), requires_grad=encoder is not None
+        )
+        self.theta = None if theta is None else torch.nn.Parameter(theta.clone())
+        self.register_buffer("fixed_log_prior", log_prior)
+        self.kappa = kappa
+        self.prior_temperature = prior_temperature
+
+    def log_prior(self):
+        """Log of the class prior pi, shape (n_classes,)."""
+        if self.theta is None:
+            return self.fixed_log_prior
+        return torch.log_softmax(self.prior_temperature * self.theta, dim=0)
+
+    def features(self, X):
+        """Unit feature vectors of a batch of inputs."""
+        if self.encoder is None:
+            return X
+        return unit_rows(torch.flatten(self.encoder(X), start_dim=1))
+
+    def forward(self, X, idx=None):
+        """Clean log-posterior, cosines with mu and with eta, table of both."""
+        features = self.features(X)
+        prototypes, corrupted = unit_rows(self.prototypes), unit_rows(self.corrupted)
+        cosines = features @ prototypes.T
+        log_clean = clean_log_posterior(cosines, self.log_prior(), self.kappa)
+        return log_clean, cosines, features @ corrupted.T, prototypes @ corrupted.T
+
+
+@dataclass
+class EMState:
+    """What the E-steps know; lives as long as the training does.
+
+    ``labels`` and ``responsibilities`` are indexed by original row number.
+    """
+
+    X: torch.Tensor
+    given: torch.Tensor
+    iteration: int = 0
+    calm_e_steps: int = 0
+    finished: bool = False
+    converged: bool = False
+    labels: torch.Tensor | None = None
+    responsibilities: torch.Tensor | None = None
+    potentials: torch.Tensor | None = None
+    lower_bounds: list = field(default_factory=list)
+    label_changes: list = field(default_factory=list)
+    transport_converged: list = field(default_factory=list)
+
+
+class VIBENet(NeuralNetClassifier):
+    """skorch net whose loss is the expected complete-data log-likelihood.
+
+    Train it with ``fit({"X": rows, "idx": row_numbers}, y)``; after that it predicts
+    from rows alone, as any skorch classifier does.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        Of `skorch.NeuralNetClassifier`.
+    lam, nu, corrupted_posterior, pseudo_labels, solver : see `VIBEClassifier`
+    max_iter, e_step_period, tol, chunk_size : see `VIBEClassifier`
+    em_verbose : int, default=0
+        1 prints a line for each E-step.
+    """
+
+    def __init__(
+        self,
+        *args,
+        lam=25.0,
+        nu=20.0,
+        corrupted_posterior="full",
+        pseudo_labels="hard",
+        solver="torch",
+        max_iter=1000,
+        e_step_period=50,
+        em_tol=1e-3,
+        chunk_size=4096,
+        em_verbose=0,
+        **kwargs,
+    ):
+        self.lam = lam
+        self.nu = nu
+        self.corrupted_posterior = corrupted_posterior
+        self.pseudo_labels = pseudo_labels
+        self.solver = solver
+        self.max_iter = max_iter
+        self.e_step_period = e_step_period
+        self.em_tol = em_tol
+        self.chunk_size = chunk_size
+        self.em_verbose = em_verbose
+        super().__init__(*args, **kwargs)
+
+    # -- training loop -----------------------------------------------------------
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        super().on_train_begin(net, X=X, y=y, **kwargs)
+        given = torch.as_tensor(y).to(X["X"].device)
+        self.em_ = EMState(X=X["X"], given=given)
+        self._progress = Progress("EM", self.max_iter, enabled=self.em_verbose > 0)
+
+    def on_epoch_begin(self, net, **kwargs):
+        # skorch's own way to end training early; raised here, not at the end of the
+        # last epoch, so that every callback has seen that epoch whole.
+        if self.em_.finished:
+            raise KeyboardInterrupt
+        super().on_epoch_begin(net, **kwargs)
+
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+        """One pass over the data; losses are read once, not once a batch.
+
+        Reading a loss makes the CPU wait for the GPU, so it is put off to the end of
+        the epoch.
+        """
+        if iterator is None:
+            return
+        losses = []
+        for batch in iterator:
+            if training and self._e_step_is_due():
+                self.e_step()
+            if training and self.em_.finished:
+                break
+            self.notify("on_batch_begin", batch=batch, training=training)
+            step = step_fn(batch, **fit_params)
+            losses.append(step["loss"].detach())
+            self.history.record_batch(prefix + "_batch_size", len(batch[1]))
+            self.notify("on_batch_end", batch=batch, training=training, **step)
+            self.em_.iteration += training
+        if losses:
+            self._record_losses(prefix, torch.stack(losses).tolist())
+        self.history.record(prefix + "_batch_count", len(losses))
+
+    def _record_losses(self, prefix, losses):
+        rows = [
+            row
+            for row in self.history[-1]["batches"]
+            if prefix + "_batch_size" in row and prefix + "_loss" not in row
+        ]
+        for row, loss in zip(rows, losses, strict=True):
+            row[prefix + "_loss"] = loss
+
+    def _e_step_is_due(self):
+        if self.em_.iteration >= self.max_iter:
+            self.em_.finished = True
+            return False
+        return self.em_.iteration % self.e_step_period == 0
+
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        """Minus the expected complete-data log-likelihood of a batch (M-step)."""
+        log_clean, cosines, given_cosines, table = y_pred
+        given, idx = y_true.to(log_clean.device), X["idx"]
+        if self.pseudo_labels == "hard":
+            clean = self.em_.labels[idx]
+            log_corrupted = self._log_corrupted_at(
+                cosines, given_cosines, table, given, clean
+            )
+            own = log_clean.gather(1, clean[:, None])[:, 0]
+            return -(own + log_corrupted).mean()
+        log_corrupted = self._log_corrupted(cosines, given_cosines, table, given)
+        expected = self.em_.responsibilities[idx] * (log_clean + log_corrupted)
+        return -expected.sum(dim=1).mean()
+
+    # -- E-step ------------------------------------------------------------------
+
+    @torch.no_grad()
+    def e_step(self):
+        """Solve the transport problem for the clean labels of all rows."""
+        state = self.em_
+        # At the very first E-step the corrupted posterior is taken constant.
+        log_p = self._log_joint(with_corrupted=state.labels is not None)
+        prior = self.module_.log_prior().double().exp()
+        result = solve_transport(
+            log_p,
+            prior / prior.sum(),
+            lam=self.lam,
+            solver=self.solver,
+            init=state.potentials,
+        )
+        self._update_state(log_p, result)
+        self._progress.update(
+            state.iteration,
+            elbo=state.lower_bounds[-1],
+            labels_changed=state.label_changes[-1],
+        )
+
+    def _update_state(self, log_p, result):
+        state = self.em_
+        changed = 1.0
+        if state.labels is not None:
+            changed = (result.labels != state.labels).double().mean().item()
+        state.calm_e_steps = state.calm_e_steps + 1 if changed <= self.em_tol else 0
+        # Two calm E-steps in a row: one may be calm by chance.
+        if state.calm_e_steps >= 2:
+            state.finished = state.converged = True
+        state.labels, state.potentials = result.labels, result.potentials
+        state.lower_bounds.append(result.objective)
+        state.label_changes.append(changed)
+        state.transport_converged.append(result.converged)
+        if self.pseudo_labels == "soft":
+            # The responsibilities overwrite log_p: no second array of its size.
+            for rows in torch.arange(len(log_p)).split(self.chunk_size):
+                block = slice(int(rows[0]), int(rows[-1]) + 1)
+                log_p[block] = transport_rows(
+                    log_p[block], result.potentials, lam=self.lam
+                ).to(log_p.dtype)
+            state.responsibilities = log_p
+
+    def _log_joint(self, with_corrupted):
+        """``ln p(y_i | l, x_i) p(l | x_i)`` of all rows, shape (n_rows, n_classes)."""
+        state, module = self.em_, self.module_
+        was_training = module.training
+        module.eval()
+        n_classes = module.prototypes.shape[0]
+        log_p = torch.empty(
+            (len(state.X), n_classes), dtype=torch.float32, device=state.given.device
+        )
+        for start in range(0, len(log_p), self.chunk_size):
+            block = slice(start, start + self.chunk_size)
+            log_clean, cosines, given_cosines, table = module(state.X[block])
+            log_p[block] = log_clean
+            if with_corrupted:
+                log_p[block] += self._log_corrupted(
+                    cosines, given_cosines, table, state.given[block]
+                )
+        module.train(was_training)
+        return log_p
+
+    @torch.no_grad()
+    def final_e_step(self):
+        """One more E-step, so that what is published agrees with the fitted model.
+
+        Returns
+        -------
+        responsibilities : ndarray of shape (n_rows, n_classes)
+            ``q(l | x_i, y_i)``; their argmax are the clean labels.
+        """
+        log_p = self._log_joint(with_corrupted=True)
+        prior = self.module_.log_prior().double().exp()
+        result = solve_transport(
+            log_p,
+            prior / prior.sum(),
+            lam=self.lam,
+            solver=self.solver,
+            init=self.em_.potentials,
+        )
+        responsibilities = np.empty(log_p.shape, dtype=np.float32)
+        for start in range(0, len(log_p), self.chunk_size):
+            block = slice(start, start + self.chunk_size)
+            rows = transport_rows(log_p[block], result.potentials, lam=self.lam)
+            responsibilities[block] = rows.float().cpu().numpy()
+        del self._progress
+        return responsibilities
+
+    # -- likelihoods -------------------------------------------------------------
+
+    def _log_corrupted(self, cosines, given_cosines, table, given):
+        if self.corrupted_posterior == "approximate":
+            return poisoning_log_rule(table, self.nu)[:, given].T
+        return corrupted_log_posterior(cosines, given_cosines, table, given, self.nu)
+
+    def _log_corrupted_at(self, cosines, given_cosines, table, given, clean):
+        if self.corrupted_posterior == "approximate":
+            return poisoning_log_rule(table, self.nu)[clean, given]
+        return corrupted_log_posterior_at(
+            cosines, given_cosines, table, given, clean, self.nu
+        )

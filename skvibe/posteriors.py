@@ -1,0 +1,224 @@
+"""The two posteriors of the model, as functions of unit vectors.
+
+Notation, once: a row has the unit feature vector v, the given label y and the hidden
+clean label l. mu_l are the clean prototypes, eta_y the corrupted prototypes, all of
+unit length. The *clean posterior* is p(l | x), a von Mises-Fisher mixture; the
+*corrupted posterior* p(y | l, x) says how a row of clean label l gets the label y.
+
+Every function here works on a block of rows and never mixes rows, so blocks may be
+processed in any order or place.
+
+References
+----------
+.. [1] I. Sabolic, M. Grcic, S. Segvic, "Seal Your Backdoor with Variational
+   Defense", ICCV 2025 (sections 3.2 and E.2).
+"""
+
+import torch
+
+# sqrt(2 + 2 cos) below this means mu_l = -v, where the direction of h is undefined.
+_SMALLEST_H = 1e-6
+# exp(-2 * 40) is still a normal float32 number.
+_CONSTANT_SHIFT = 40.0
+
+
+def unit_rows(vectors):
+    """Rows scaled to unit length; a zero row stays zero.
+
+    Parameters
+    ----------
+    vectors : torch.Tensor of shape (..., n_features)
+
+    Returns
+    -------
+    torch.Tensor of shape (..., n_features)
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvibe.posteriors import unit_rows
+    >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
+    """
+    return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+def clean_log_posterior(cosines, log_prior, kappa):
+    """Log of the clean posterior, ``log p(l | x)``.
+
+    Parameters
+    ----------
+    cosines : torch.Tensor of shape (n_rows, n_classes)
+        ``v . mu_l``.
+    log_prior : torch.Tensor of shape (n_classes,)
+        ``log pi``.
+    kappa : float
+        Concentration of the von Mises-Fisher components, > 0.
+
+    Returns
+    -------
+    torch.Tensor of shape (n_rows, n_classes)
+        Rows are normalised: their exponentials sum to 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvibe.posteriors import clean_log_posterior
+    >>> log_p = clean_log_posterior(torch.tensor([[1.0, 0.0]]), torch.zeros(2), 2.0)
+    >>> log_p.exp()
+    tensor([[0.8808, 0.1192]])
+    """
+    return torch.log_softmax(kappa * cosines + log_prior, dim=1)
+
+
+def poisoning_log_rule(table, nu):
+    """Log of the approximate corrupted posterior, ``log p(y | l)``.
+
+    Parameters
+    ----------
+    table : torch.Tensor of shape (n_classes, n_classes)
+        ``mu_l . eta_y`` at [l, y].
+    nu : float
+        Concentration, >= 0.
+
+    Returns
+    -------
+    torch.Tensor of shape (n_classes, n_classes)
+        Entry [l, y]; every row is normalised over y. Read as a table it is the
+        recovered poisoning rule: how often clean class l is labelled y.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvibe.posteriors import poisoning_log_rule
+    >>> poisoning_log_rule(torch.eye(2), 2.0).exp()
+    tensor([[0.8808, 0.1192],
+            [0.1192, 0.8808]])
+    """
+    return torch.log_softmax(nu * table, dim=1)
+
+
+def corrupted_log_posterior(cosines, given_cosines, table, given, nu):
+    """Log of the full corrupted posterior at the given label, for every clean label.
+
+    ``p(y | l, x) = softmax_y(nu eta_y . h / |h|)`` with ``h = mu_l + v``. h is
+    normalised, as the text of [1]_ says: without it the backdoor passes on several
+    feature spaces.
+
+    The normaliser over y differs for every pair (row, l). It is summed one y at a
+    time, so nothing of shape (n_rows, n_classes, n_classes) is ever made.
+
+    Parameters
+    ----------
+    cosines : torch.Tensor of shape (n_rows, n_classes)
+        ``v . mu_l``.
+    given_cosines : torch.Tensor of shape (n_rows, n_classes)
+        ``v . eta_y``.
+    table : torch.Tensor of shape (n_classes, n_classes)
+        ``mu_l . eta_y`` at [l, y].
+    given : torch.Tensor of int64 of shape (n_rows,)
+        Codes of the given labels y_i.
+    nu : float
+        Concentration, >= 0.
+
+    Returns
+    -------
+    torch.Tensor of shape (n_rows, n_classes)
+        ``log p(y_i | l, x_i)`` at [i, l].
+
+    References
+    ----------
+    .. [1] I. Sabolic, M. Grcic, S. Segvic, "Seal Your Backdoor with Variational
+       Defense", ICCV 2025, section E.2.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvibe.posteriors import corrupted_log_posterior
+    >>> eye = torch.eye(2)
+    >>> corrupted_log_posterior(eye, eye, eye, torch.tensor([0, 1]), 1.0).exp()
+    tensor([[0.7311, 0.5000],
+            [0.5000, 0.7311]])
+    """
+    scale = nu / _h_norm(cosines)
+    n_classes = table.shape[1]
+
+    def logits(y):
+        return (table[:, y] + given_cosines[:, y : y + 1]) * scale
+
+    # Logits lie in [-nu, nu]: for a small nu one constant shift keeps every
+    # exponential in range, for a large one the largest logit must be found first.
+    shift = torch.full_like(cosines, nu)
+    if nu > _CONSTANT_SHIFT:
+        for y in range(n_classes):
+            shift = logits(y) if y == 0 else torch.maximum(shift, logits(y))
+    total = torch.zeros_like(cosines)
+    for y in range(n_classes):
+        total += torch.exp(logits(y) - shift)
+    at_given = (table[:, given].T + given_cosines.gather(1, given[:, None])) * scale
+    return at_given - shift - torch.log(total)
+
+
+def corrupted_log_posterior_at(cosines, given_cosines, table, given, clean, nu):
+    """Log of the full corrupted posterior at one clean label a row (M-step).
+
+    Parameters
+    ----------
+    cosines, given_cosines, table, given, nu
+        As in `corrupted_log_posterior`.
+    clean : torch.Tensor of int64 of shape (n_rows,)
+        Codes of the clean labels l_i.
+
+    Returns
+    -------
+    torch.Tensor of shape (n_rows,)
+        ``log p(y_i | l_i, x_i)``. Differentiable.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvibe.posteriors import corrupted_log_posterior_at
+    >>> eye, labels = torch.eye(2), torch.tensor([0, 1])
+    >>> corrupted_log_posterior_at(eye, eye, eye, labels, labels, 1.0).exp()
+    tensor([0.7311, 0.7311])
+    """
+    scale = nu / _h_norm(cosines.gather(1, clean[:, None]))
+    logits = (table[clean] + given_cosines) * scale
+    return torch.log_softmax(logits, dim=1).gather(1, given[:, None])[:, 0]
+
+
+def poison_score_from_log_posterior(log_posterior, given):
+    """How much better the best other clean label explains a row than the given one.
+
+    ``sigmoid(max_{l != y} log p(l | x) - log p(y | x))``: 0.5 where the given label
+    ties with the best other one, above it where another label is more probable.
+
+    Parameters
+    ----------
+    log_posterior : torch.Tensor of shape (n_rows, n_classes)
+        Clean posterior, ``log p(l | x)`` (any per-row constant cancels).
+    given : torch.Tensor of int64 of shape (n_rows,)
+        Codes of the given labels.
+
+    Returns
+    -------
+    torch.Tensor of shape (n_rows,)
+        In [0, 1]; the higher, the more suspect.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvibe.posteriors import poison_score_from_log_posterior
+    >>> log_p = torch.log(torch.tensor([[0.75, 0.25], [0.75, 0.25]]))
+    >>> poison_score_from_log_posterior(log_p, torch.tensor([0, 1]))
+    tensor([0.2500, 0.7500])
+    """
+    own = log_posterior.gather(1, given[:, None])[:, 0]
+    others = log_posterior.scatter(1, given[:, None], -torch.inf)
+    return torch.sigmoid(others.max(dim=1).values - own)
+
+
+def _h_norm(cosines):
+    """|mu_l + v| of two unit vectors, from their cosine."""
+    return (2 + 2 * cosines).clamp_min(_SMALLEST_H**2).sqrt()
