@@ -1,0 +1,227 @@
+"""Damped Newton ascent on the semi-dual of entropic optimal transport.
+
+Rows are constrained exactly, so the dual has one unknown g per class:
+
+    D(g) = <g, prior> - mean_i logsumexp_k(lam log_p_ik + g_k),
+
+smooth and concave, with gradient ``prior - c`` (c the column means of Q) and minus
+the Hessian ``H = mean_i [diag(Q_i) - Q_i Q_i']``. Only numpy: the rows are seen
+through a ``sweep`` alone.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+DAMPING = 1e-3
+MAX_DAMPING = 1e12
+MAX_REJECTED = 16
+PATIENCE = 20  # sweeps after which a start that made no headway is given up
+PATH = 3.0  # factor between the inverse temperatures of the continuation
+# Potentials further apart than this are on their way to infinity.
+DIVERGED = 1e13
+
+
+class SemidualResult(NamedTuple):
+    """Potentials found, their column error and the number of sweeps spent."""
+
+    potentials: np.ndarray
+    error: float
+    n_sweeps: int
+
+
+class _Point(NamedTuple):
+    """A potential with what a sweep said about it."""
+
+    potentials: np.ndarray
+    objective: float
+    gradient: np.ndarray
+    columns: np.ndarray
+    curvature: np.ndarray
+    noise: float
+    error: float
+
+
+class _OutOfSweeps(Exception):
+    pass
+
+
+def solve_semidual(sweep, prior, *, tol=1e-6, max_sweeps=1000, init=None):
+    """Maximise the semi-dual, seen through sums over rows.
+
+    Parameters
+    ----------
+    sweep : callable
+        ``sweep(g, curvature=True, sharpness=1.0)`` returns the sums of
+        `skvibe.transport.RowSums` at potential g; ``sharpness`` multiplies lam.
+        Everything about the rows is in there, so rows may live anywhere.
+    prior : ndarray of shape (K,)
+        Column marginal, positive, summing to one.
+    tol : float
+        L1 error of the column marginal to reach.
+    max_sweeps : int
+        Sweeps allowed.
+    init : ndarray of shape (K,), optional
+        Potentials to start from.
+
+    Returns
+    -------
+    SemidualResult
+        The potentials with the smallest error met, normalised to <g, prior> = 0.
+
+    Notes
+    -----
+    Steps are Levenberg-Marquardt's with Nielsen's damping, scaled by the marginals;
+    a step counts if it raises D or, where the rise is below rounding, if the slopes at
+    its two ends say so. If no headway is made, the problem is solved along increasing
+    lam; if Newton stalls at that, Sinkhorn's step, which always raises D, goes on.
+    """
+    return _Ascent(sweep, prior, tol, max_sweeps).run(init)
+
+
+class _Ascent:
+    """The state of a solve: sweeps spent and the best potentials met."""
+
+    def __init__(self, sweep, prior, tol, max_sweeps):
+        self.sweep, self.prior, self.tol = sweep, prior, tol
+        self.max_sweeps = max_sweeps
+        self.n_sweeps = 0
+        self.best = SemidualResult(np.zeros_like(prior), np.inf, 0)
+
+    def run(self, init):
+        try:
+            point = self._start(init)
+            point = self._newton(point, self.tol, patience=PATIENCE)
+            if point.error > self.tol:
+                point = self._along_path(point)
+            while point.error > self.tol and self._is_improving():
+                for _ in range(10):
+                    point = self._sinkhorn(point)
+                point = self._newton(point, self.tol)
+        except _OutOfSweeps:
+            pass
+        return self.best._replace(n_sweeps=self.n_sweeps)
+
+    def _start(self, init):
+        point, reach = self._evaluate(
+            np.zeros_like(self.prior) if init is None else init
+        )
+        if reach is None:
+            return point
+        unreachable = np.flatnonzero(np.isneginf(reach))
+        if len(unreachable):
+            raise ValueError(
+                f"log_p is -inf in every row for class(es) {unreachable.tolist()}, yet "
+                "prior asks for a share of the rows: drop these columns or give them "
+                "finite values."
+            )
+        if init is None and reach.min() < 0:
+            # A class that no row prefers: start where it draws level with one.
+            point, _ = self._evaluate(-reach)
+        return point
+
+    def _evaluate(self, potentials, sharpness=1.0):
+        if self.n_sweeps >= self.max_sweeps:
+            raise _OutOfSweeps
+        self.n_sweeps += 1
+        potentials = potentials - self.prior @ potentials
+        sums = self.sweep(potentials, curvature=True, sharpness=sharpness)
+        gradient = self.prior - sums.columns
+        error = float(np.abs(gradient).sum())
+        if not np.isfinite(error):
+            error = np.inf
+        if sharpness == 1.0 and error < self.best.error:
+            self.best = SemidualResult(potentials, error, self.n_sweeps)
+        point = _Point(
+            potentials,
+            -sums.value,  # <g, prior> = 0
+            gradient,
+            sums.columns,
+            sums.curvature,
+            sums.noise,
+            error,
+        )
+        return point, sums.reach
+
+    def _newton(self, point, tol, sharpness=1.0, patience=None):
+        """Damped Newton steps until tol, or until they lead nowhere."""
+        damping, growth, rejected, spent = DAMPING, 2.0, 0, 0
+        first_error = point.error
+        while point.error > tol:
+            if patience and spent >= patience and point.error > 0.05 * first_error:
+                break
+            if rejected >= MAX_REJECTED or damping > MAX_DAMPING:
+                break
+            if np.abs(point.potentials).max() > DIVERGED:
+                break
+            accepted, ratio = False, 0.0
+            step = self._step(point, damping)
+            if step is not None:
+                spent += 1
+                trial, _ = self._evaluate(point.potentials + step, sharpness)
+                accepted, ratio = _judge(point, trial, step)
+            if accepted:
+                point, rejected = trial, 0
+                damping *= max(0.2, 1.0 - (2.0 * ratio - 1.0) ** 3)
+                damping, growth = max(damping, 1e-15), 2.0
+            else:
+                rejected += 1
+                damping, growth = damping * growth, growth * 2.0
+        return point
+
+    def _step(self, point, damping):
+        """Solve (H + damping * diag(scale)) d = gradient, orthogonal to the gauge.
+
+        The scale is the larger of the two marginals: H alone vanishes on a class that
+        has no rows yet.
+        """
+        root = np.sqrt(np.maximum(self.prior, point.columns))
+        matrix = point.curvature / np.outer(root, root)
+        matrix += np.outer(root, root) / (root @ root)
+        matrix[np.diag_indices_from(matrix)] += damping
+        try:
+            factor = cho_factor(matrix, lower=True, overwrite_a=True)
+        except (LinAlgError, ValueError):
+            return None
+        step = cho_solve(factor, point.gradient / root) / root
+        return step if np.isfinite(step).all() else None
+
+    def _along_path(self, point):
+        """Solve for smaller lam first, then follow the solution up to lam itself."""
+        scales = [PATH**-power for power in (4, 3, 2, 1)]
+        potentials = np.zeros_like(self.prior)
+        for scale in scales:
+            start, _ = self._evaluate(potentials, scale)
+            found = self._newton(start, 3e-3, scale, patience=2 * PATIENCE)
+            potentials = found.potentials * PATH
+        start, _ = self._evaluate(potentials)
+        if start.error > point.error and start.objective < point.objective:
+            start = point
+        return self._newton(start, self.tol)
+
+    def _sinkhorn(self, point):
+        step = np.log(self.prior) - np.log(np.maximum(point.columns, 1e-18))
+        return self._evaluate(point.potentials + step)[0]
+
+    def _is_improving(self):
+        """False once two rounds of the last resort gained less than a hundredth."""
+        history = self.__dict__.setdefault("_history", [])
+        history.append(self.best.error)
+        return len(history) < 3 or history[-1] < 0.99 * history[-3]
+
+
+def _judge(point, trial, step):
+    """Whether to accept a step, and the ratio of its real to its predicted gain."""
+    if not np.isfinite(trial.error) or not np.isfinite(trial.objective):
+        return False, 0.0
+    before = point.gradient @ step
+    predicted = before - 0.5 * step @ point.curvature @ step
+    if predicted > 10.0 * (point.noise + trial.noise):
+        ratio = (trial.objective - point.objective) / predicted
+        return ratio > 1e-4, ratio
+    # The gain drowns in rounding. D is concave: its slopes tell as much.
+    after = trial.gradient @ step
+    accepted = after >= -0.9 * before or trial.error < point.error
+    ratio = 1.0 if after >= -0.3 * before else 0.5 if after > -0.6 * before else 0.0
+    return accepted, ratio
