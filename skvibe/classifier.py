@@ -5,9 +5,14 @@ import warnings
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
+from sklearn.utils import TransformerTags, check_array, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.utils import to_device
@@ -36,7 +41,9 @@ _NET_PREFIXES = (
 _CHUNK = 4096
 
 
-class VIBEClassifier(ClassifierMixin, BaseEstimator):
+class VIBEClassifier(
+    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
+):
     """Classifier that finds the clean labels of poisoned training data by EM.
 
     Every row has a hidden clean label. The E-step infers them for all rows at once,
@@ -452,6 +459,7 @@ default="uniform"
         corrupted = unit_rows(module.corrupted.detach().double())
         log_prior = module.log_prior().detach().double()
         self.prototypes_ = prototypes.cpu().numpy()
+        self._n_features_out = self.prototypes_.shape[1]
         self.corrupted_prototypes_ = corrupted.cpu().numpy()
         self.prior_ = torch.softmax(log_prior, dim=0).cpu().numpy()
         rule = poisoning_log_rule(prototypes @ corrupted.T, float(self.nu)).exp()
@@ -536,11 +544,38 @@ default="uniform"
         ndarray of float32 or float64 of shape (n_samples, n_features_out)
             float64 only where X is float64 and there is no encoder.
         """
-        X = self._check_predict_data(X)
-        if self._encoder is None:
-            norm = np.linalg.norm(X, axis=1, keepdims=True)
-            return X / np.maximum(norm, 1e-12).astype(X.dtype)
-        return self._encode(X, self._device()).cpu().numpy()
+        return self._features(self._check_predict_data(X))
+
+    def fit_transform(self, X, y=None, **fit_params):
+        """Fit, then return the unit feature vectors of the rows given.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            As in `fit`.
+        y : array-like of shape (n_samples,)
+            Given labels.
+        **fit_params : dict
+            None are known.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features_out)
+            Removed rows are NaN in every feature.
+        """
+        self.fit(X, y, **fit_params)
+        X = check_array(
+            X,
+            dtype=self._input_dtypes(),
+            ensure_all_finite=False,
+            allow_nd=self.encoder is not None,
+        )
+        if self.train_mask_.all():
+            return self._features(X)
+        kept = self._features(X[self.train_mask_])
+        features = np.full((len(X), kept.shape[1]), np.nan, dtype=kept.dtype)
+        features[self.train_mask_] = kept
+        return features
 
     def poison_score(self, X, y):
         """How suspect labelled rows are.
@@ -633,6 +668,13 @@ default="uniform"
             blocks.append(clean_log_posterior(cosines, log_prior, self.kappa))
         return torch.cat(blocks).numpy()
 
+    def _features(self, X):
+        """Unit features of validated rows."""
+        if self._encoder is None:
+            norm = np.linalg.norm(X, axis=1, keepdims=True)
+            return X / np.maximum(norm, 1e-12).astype(X.dtype)
+        return self._encode(X, self._device()).cpu().numpy()
+
     def _score_rows(self, X, given):
         log_posterior = torch.from_numpy(self._log_posterior(X))
         given = torch.from_numpy(given)
@@ -658,6 +700,7 @@ default="uniform"
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = False
         tags.input_tags.allow_nan = False
+        tags.transformer_tags = TransformerTags(preserves_dtype=["float64", "float32"])
         return tags
 
 

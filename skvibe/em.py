@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from skorch import NeuralNetClassifier
-from skorch.dataset import unpack_data
 
 from skvibe._progress import Progress
 from skvibe.posteriors import (
@@ -252,7 +251,7 @@ class VIBENet(NeuralNetClassifier):
         if state.calm_e_steps >= 2:
             state.finished = state.converged = True
         state.labels, state.potentials = result.labels, result.potentials
-        state.lower_bounds.append(result.objective)
+        state.lower_bounds.append(self._lower_bound(log_p, result.potentials))
         state.label_changes.append(changed)
         state.transport_converged.append(result.converged)
         if self.pseudo_labels == "soft":
@@ -263,6 +262,14 @@ class VIBENet(NeuralNetClassifier):
                     log_p[block], result.potentials, lam=self.lam
                 ).to(log_p.dtype)
             state.responsibilities = log_p
+
+    def _lower_bound(self, log_p, potentials):
+        """Evidence lower bound per row: the dual value of the transport problem."""
+        prior = self.module_.log_prior().double().exp()
+        total = 0.0
+        for block in log_p.split(self.chunk_size):
+            total += torch.logsumexp(self.lam * block + potentials, dim=1).sum()
+        return float(total / len(log_p) - potentials @ prior / prior.sum()) / self.lam
 
     def _log_joint(self, with_corrupted):
         """``ln p(y_i | l, x_i) p(l | x_i)`` of all rows, shape (n_rows, n_classes)."""
