@@ -1,0 +1,286 @@
+"""Row filter for triggers that dominate the features."""
+
+import warnings
+
+import numpy as np
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skvibe._checks import check_integer, check_real
+from skvibe._removed_rows import (
+    check_finite_rows,
+    find_removed,
+    float_dtype,
+    mark_removed,
+)
+from skvibe.triggers import (
+    false_alarm_rates,
+    search_triggers,
+    shifted_posterior,
+)
+
+
+class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Remove rows that carry a wrong label and a common displacement.
+
+    A backdoor attack takes rows of other classes, adds a trigger and gives them the
+    target's label. On features of a pretrained encoder the trigger moves every such
+    row by nearly the same vector. For each given class two explanations compete
+    (cross-fitted, in the space whitened by the pooled within-class covariance):
+    *the other classes, moved by one vector*, and *a natural sub-topic*. A class
+    is suspect where the first wins by Vuong's test at the rate ``alpha``. No poison
+    rate, target or clean data is asked for.
+
+    Parameters
+    ----------
+    alpha : float, default=0.01
+        False-alarm rate of the search, over all classes together: the largest
+        probability of calling any class suspect when every class is natural.
+    min_samples : int, default=100
+        Below this number of rows nothing is removed, with a warning.
+    min_class_size : int, default=10
+        Smaller classes are not searched (they still count as sources).
+    max_removed : float, default=0.3
+        Largest share of rows that may be removed. If more rows are suspect nothing
+        is removed, with a warning.
+    random_state : int, RandomState instance or None, default=None
+        Draws the folds of the cross-fitting. An int makes the result reproducible.
+
+    Attributes
+    ----------
+    removed_mask_ : ndarray of bool of shape (n_samples,)
+        Rows removed, those that came in removed (all NaN) included.
+    support_ : ndarray of int
+        Indices of the rows kept.
+    n_removed_ : int
+    scores_ : ndarray of shape (n_samples,)
+        In [0, 1], higher is more suspect: posterior that the row does not belong to
+        its class naturally, times one minus the p-value of the class.
+    p_values_ : ndarray of shape (n_classes,)
+        Corrected for the number of classes; in the order of `classes_`.
+    statistics_ : ndarray of shape (n_classes,)
+        Vuong's statistic of each class, NaN where the class was not searched.
+    suspect_classes_ : ndarray
+        Given labels under which poison was found.
+    directions_ : ndarray of shape (n_suspect_classes, n_features)
+        Displacement found in each of them, in the space of X.
+    classes_ : ndarray of shape (n_classes,)
+    n_features_in_ : int
+
+    See Also
+    --------
+    OffManifoldFilter : Removes rows that lie off the data manifold.
+
+    Notes
+    -----
+    Only `fit_transform` marks rows (NaN in every feature); `transform` is the
+    identity. With two classes there is one source only and the test has no power.
+
+    References
+    ----------
+    .. [1] Q. H. Vuong, "Likelihood ratio tests for model selection and non-nested
+       hypotheses", Econometrica 57 (1989), doi:10.2307/1912557.
+    .. [2] D. Tang et al., "Demon in the variant: statistical analysis of DNNs for
+       robust backdoor contamination detection" (SCAn), USENIX Security 2021.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvibe.trigger_filter import TriggerFilter
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.repeat([0, 1, 2, 3], 200)
+    >>> X = 4 * np.eye(20)[y] + rng.normal(size=(800, 20))
+    >>> poisoned = np.arange(200, 800, 10)          # 60 rows of other classes
+    >>> X[poisoned] += 8 * np.eye(20)[19]           # one trigger
+    >>> y[poisoned] = 0
+    >>> trigger = TriggerFilter(random_state=0)
+    >>> marked = trigger.fit_transform(X, y)
+    >>> trigger.suspect_classes_
+    array([0])
+    >>> bool(np.isnan(marked[poisoned]).all())
+    True
+    """
+
+    def __init__(
+        self,
+        alpha=0.01,
+        min_samples=100,
+        min_class_size=10,
+        max_removed=0.3,
+        random_state=None,
+    ):
+        self.alpha = alpha
+        self.min_samples = min_samples
+        self.min_class_size = min_class_size
+        self.max_removed = max_removed
+        self.random_state = random_state
+
+    def fit(self, X, y):
+        """Search every given class for rows moved by a trigger.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows; those that are NaN in every feature were removed by an earlier
+            filter, are left out and stay removed.
+        y : array-like of shape (n_samples,)
+            Given labels, of any type.
+
+        Returns
+        -------
+        TriggerFilter
+            The fitted filter.
+
+        Raises
+        ------
+        ValueError
+            If a row has NaN or infinity in some features only, or none is left.
+        """
+        self._fit(X, y)
+        return self
+
+    def fit_transform(self, X, y=None):
+        """Fit and return a float copy of X with the removed rows set to NaN.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+        """
+        X = self._fit(X, y)
+        return mark_removed(X, self.removed_mask_)
+
+    def transform(self, X):
+        """Return X unchanged, as floats: new rows are never removed.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, ensure_all_finite=False)
+        check_finite_rows(X, find_removed(X), "TriggerFilter")
+        return np.array(X, dtype=float_dtype(X.dtype))
+
+    def trigger_score(self, X):
+        """Posterior that unlabelled inputs carry a trigger seen in training.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            New inputs, finite.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            In [0, 1], at even prior odds, the largest over the triggers found; zero
+            where none was found.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False)
+        scores = np.zeros(len(X))
+        if len(self.suspect_classes_) == 0:
+            return scores
+        Z = ((X - self._offset) / self._scale).astype(np.float32) @ self._whiten
+        for direction in self.directions_:
+            shift = (direction / self._scale).astype(np.float32) @ self._whiten
+            scores = np.maximum(scores, shifted_posterior(Z, self._means, shift))
+        return scores
+
+    def _fit(self, X, y):
+        alpha = check_real("alpha", self.alpha, 0, 1, "()")
+        min_samples = check_integer("min_samples", self.min_samples, 1)
+        min_class_size = check_integer("min_class_size", self.min_class_size, 2)
+        max_removed = check_real("max_removed", self.max_removed, 0, 1)
+        X, y = validate_data(self, X, y, ensure_all_finite=False)
+        check_classification_targets(y)
+        gone = find_removed(X)
+        check_finite_rows(X, gone, "TriggerFilter")
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        self.removed_mask_ = gone
+        self.scores_ = gone.astype(np.float64)
+        self.statistics_ = np.full(len(self.classes_), np.nan)
+        self.p_values_ = np.ones(len(self.classes_))
+        self.suspect_classes_ = self.classes_[:0]
+        self.directions_ = np.zeros((0, X.shape[1]))
+        kept = np.flatnonzero(~gone)
+        present, kept_codes = np.unique(codes[kept], return_inverse=True)
+        if self._can_search(len(kept), len(present), min_samples):
+            found = self._search(X[kept], kept_codes, min_class_size, seed)
+            self._decide(found, kept, present, kept_codes, alpha, max_removed)
+        self.support_ = np.flatnonzero(~self.removed_mask_)
+        self.n_removed_ = int(self.removed_mask_.sum())
+        return X
+
+    def _can_search(self, n_rows, n_classes, min_samples):
+        if n_rows < min_samples:
+            warnings.warn(
+                f"TriggerFilter removes nothing: {n_rows} rows are fewer than "
+                f"min_samples={min_samples}.",
+                UserWarning,
+                stacklevel=4,
+            )
+            return False
+        return n_classes > 1
+
+    def _search(self, X, codes, min_class_size, seed):
+        X = np.asarray(X, dtype=np.float64)
+        self._offset = X.mean(axis=0)
+        scale = X.std(axis=0)
+        self._scale = np.where(scale > 0, scale, 1.0)
+        standard = ((X - self._offset) / self._scale).astype(np.float32)
+        found = search_triggers(
+            standard, codes, min_class_size=min_class_size, seed=seed
+        )
+        self._means, self._whiten = found.means, found.whiten
+        return found
+
+    def _decide(self, found, kept, present, codes, alpha, max_removed):
+        p_values = false_alarm_rates(found.statistics, found.n_starts)
+        self.statistics_[present] = found.statistics
+        self.p_values_[present] = p_values
+        unnatural = np.clip(found.shifted + found.noise, 0.0, 1.0)
+        self.scores_[kept] = unnatural * (1 - p_values[codes])
+        suspect = p_values < alpha
+        remove = suspect[codes] & (unnatural > 0.5)
+        self.suspect_classes_ = self.classes_[present[suspect]]
+        self.directions_ = found.shifts[suspect] * self._scale
+        if remove.sum() > max_removed * len(kept):
+            warnings.warn(
+                f"TriggerFilter found {remove.sum()} of {len(kept)} rows suspect, "
+                f"more than max_removed={max_removed}, and removes none of them. "
+                "Look at suspect_classes_ and scores_, or raise max_removed.",
+                UserWarning,
+                stacklevel=4,
+            )
+            return
+        self._warn_majority(remove, codes, present, suspect)
+        self.removed_mask_[kept[remove]] = True
+
+    def _warn_majority(self, remove, codes, present, suspect):
+        share = np.bincount(codes, weights=remove) / np.bincount(codes)
+        majority = self.classes_[present[suspect & (share > 0.5)]]
+        if len(majority):
+            warnings.warn(
+                "TriggerFilter removes more than half of the rows labelled "
+                f"{majority.tolist()}: either poison outnumbers the class's own rows "
+                "or the label is mostly wrong. Look at these rows.",
+                UserWarning,
+                stacklevel=5,
+            )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
