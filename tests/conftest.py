@@ -9,7 +9,12 @@ os.environ["SCIPY_ARRAY_API"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import pytest
+import hypothesis
 import torch
 
 torch.set_num_threads(1)
+# The same examples in every run, and no time limit: a slow machine is not a bug.
+# HYPOTHESIS_PROFILE=explore looks for new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=2_000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))

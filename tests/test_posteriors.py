@@ -1,0 +1,209 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax, softmax
+
+from skvibe.posteriors import (
+    clean_log_posterior,
+    corrupted_log_posterior,
+    corrupted_log_posterior_at,
+    poison_score_from_log_posterior,
+    poisoning_log_rule,
+    unit_rows,
+)
+
+# Concentrations over twelve decades; a large one takes the shifted path.
+NU = st.one_of(
+    st.sampled_from([0.0, 1e-6, 1.0, 10.0, 39.9, 40.0, 40.1, 1e3, 1e6]),
+    st.floats(0, 1e4),
+)
+
+
+@st.composite
+def unit_vectors(draw, dtype=torch.float64):
+    """Rows v, prototypes mu and eta, and given labels; some rows equal a prototype."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n_rows, n_classes = draw(st.integers(1, 20)), draw(st.integers(2, 8))
+    n_features = draw(st.integers(2, 30))
+
+    def draw_unit(n):
+        vectors = torch.from_numpy(rng.normal(size=(n, n_features)))
+        return unit_rows(vectors)
+
+    v, mu, eta = draw_unit(n_rows), draw_unit(n_classes), draw_unit(n_classes)
+    if draw(st.booleans()):
+        v[0] = mu[0]
+    labels = torch.from_numpy(rng.integers(n_classes, size=n_rows))
+    return v.to(dtype), mu.to(dtype), eta.to(dtype), labels
+
+
+def tables(v, mu, eta):
+    return v @ mu.T, v @ eta.T, mu @ eta.T
+
+
+def naive_corrupted(v, mu, eta, nu):
+    """log p(y | l, x) at [i, l, y], with every h formed: N x K x d."""
+    h = mu.numpy()[None] + v.numpy()[:, None]
+    h = h / np.linalg.norm(h, axis=2, keepdims=True)
+    return log_softmax(nu * (h @ eta.numpy().T), axis=2)
+
+
+@given(unit_vectors(), NU)
+def test_full_posterior_equals_the_naive_one(vectors, nu):
+    v, mu, eta, labels = vectors
+    expected = naive_corrupted(v, mu, eta, nu)[
+        np.arange(len(v))[:, None], np.arange(len(mu))[None], labels.numpy()[:, None]
+    ]
+    result = corrupted_log_posterior(*tables(v, mu, eta), labels, nu)
+    np.testing.assert_allclose(
+        result.numpy(), expected, rtol=1e-7, atol=1e-7 + nu / 1e9
+    )
+
+
+@given(unit_vectors(), NU)
+def test_full_posterior_is_normalised_over_the_given_label(vectors, nu):
+    v, mu, eta, labels = vectors
+    total = torch.zeros(len(v), len(mu), dtype=torch.float64)
+    for y in range(len(mu)):
+        given_y = torch.full_like(labels, y)
+        total += corrupted_log_posterior(*tables(v, mu, eta), given_y, nu).exp()
+    np.testing.assert_allclose(total.numpy(), 1, rtol=1e-9)
+
+
+@given(unit_vectors(dtype=torch.float32), NU)
+def test_float32_stays_finite_and_below_one(vectors, nu):
+    v, mu, eta, labels = vectors
+    result = corrupted_log_posterior(*tables(v, mu, eta), labels, nu)
+    assert torch.isfinite(result).all()
+    assert (result <= 1e-5 + 1e-6 * nu).all()
+    exact = corrupted_log_posterior(
+        *tables(v.double(), mu.double(), eta.double()), labels, nu
+    )
+    np.testing.assert_allclose(result, exact, rtol=1e-4, atol=1e-4 + 1e-4 * nu)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("nu", [0.0, 10.0, 1e3, 1e6])
+def test_a_row_opposite_to_a_prototype_has_a_finite_posterior(dtype, nu):
+    # h = 0 there, and has no direction.
+    mu = torch.eye(3, dtype=dtype)
+    labels = torch.tensor([0, 1, 2])
+    result = corrupted_log_posterior(*tables(-mu, mu, mu), labels, nu)
+    assert torch.isfinite(result).all()
+    assert (result <= 1e-5 * (1 + nu)).all()
+
+
+@given(unit_vectors(), NU, st.integers(1, 7))
+def test_blocks_of_rows_may_be_worked_separately(vectors, nu, size):
+    v, mu, eta, labels = vectors
+    cosines, given_cosines, table = tables(v, mu, eta)
+    whole = corrupted_log_posterior(cosines, given_cosines, table, labels, nu)
+    parts = [
+        corrupted_log_posterior(c, g, table, y, nu)
+        for c, g, y in zip(
+            cosines.split(size),
+            given_cosines.split(size),
+            labels.split(size),
+            strict=True,
+        )
+    ]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-12)
+
+
+@given(unit_vectors(), NU)
+def test_posterior_at_one_clean_label(vectors, nu):
+    v, mu, eta, labels = vectors
+    clean = labels.flip(0)
+    whole = corrupted_log_posterior(*tables(v, mu, eta), labels, nu)
+    at = corrupted_log_posterior_at(*tables(v, mu, eta), labels, clean, nu)
+    expected = whole.gather(1, clean[:, None])[:, 0]
+    torch.testing.assert_close(at, expected, rtol=1e-9, atol=1e-9 * (1 + nu))
+
+
+@settings(max_examples=10)
+@given(unit_vectors(), st.sampled_from([0.5, 10.0, 60.0]))
+def test_gradient_of_the_m_step(vectors, nu):
+    v, mu, eta, labels = vectors
+    mu.requires_grad_()
+    eta.requires_grad_()
+
+    def loss(mu, eta):
+        cosines, given_cosines, table = tables(v, unit_rows(mu), unit_rows(eta))
+        clean = clean_log_posterior(cosines, torch.zeros(len(mu)), 5.0)
+        corrupted = corrupted_log_posterior_at(
+            cosines, given_cosines, table, labels, labels.flip(0), nu
+        )
+        return clean.mean() + corrupted.mean()
+
+    assert torch.autograd.gradcheck(loss, (mu, eta), atol=1e-4, rtol=1e-3)
+
+
+@given(unit_vectors(), st.floats(1e-6, 1e6), st.data())
+def test_clean_posterior_is_the_mixture_s(vectors, kappa, data):
+    v, mu, _, _ = vectors
+    prior = np.array(data.draw(st.lists(st.floats(1e-6, 1), min_size=8, max_size=8)))
+    prior = prior[: len(mu)] / prior[: len(mu)].sum()
+    result = clean_log_posterior(v @ mu.T, torch.from_numpy(np.log(prior)), kappa)
+    logits = kappa * (v @ mu.T).numpy() + np.log(prior)
+    np.testing.assert_allclose(
+        result, log_softmax(logits, axis=1), atol=1e-9, rtol=1e-9
+    )
+    np.testing.assert_allclose(result.exp().sum(dim=1), 1, rtol=1e-9)
+
+
+@given(unit_vectors(), NU)
+def test_rule_is_a_table_of_probabilities(vectors, nu):
+    _, mu, eta, _ = vectors
+    rule = poisoning_log_rule(mu @ eta.T, nu).exp().numpy()
+    np.testing.assert_allclose(rule.sum(axis=1), 1, rtol=1e-9)
+    expected = softmax(nu * (mu @ eta.T).numpy(), axis=1)
+    np.testing.assert_allclose(rule, expected, rtol=1e-6, atol=1e-12)
+
+
+def test_full_posterior_of_a_row_at_its_prototype_is_the_rule():
+    mu = unit_rows(torch.randn(4, 6, dtype=torch.float64, generator=seeded()))
+    eta = unit_rows(torch.randn(4, 6, dtype=torch.float64, generator=seeded(1)))
+    labels = torch.arange(4)
+    full = corrupted_log_posterior(*tables(mu, mu, eta), labels, 7.0)
+    rule = poisoning_log_rule(mu @ eta.T, 7.0)
+    torch.testing.assert_close(full.diagonal(), rule.diagonal())
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@given(st.integers(1, 10), st.integers(2, 6), st.integers(0, 2**32 - 1))
+def test_poison_score_compares_the_given_with_the_best_other_label(n, k, seed):
+    rng = np.random.default_rng(seed)
+    log_p = log_softmax(rng.normal(scale=5, size=(n, k)), axis=1)
+    labels = rng.integers(k, size=n)
+    p = np.exp(log_p)
+    own = p[np.arange(n), labels]
+    p[np.arange(n), labels] = 0
+    other = p.max(axis=1)
+    score = poison_score_from_log_posterior(
+        torch.from_numpy(log_p), torch.from_numpy(labels)
+    )
+    np.testing.assert_allclose(score, other / (other + own), rtol=1e-7)
+    # A constant of the row changes nothing.
+    shifted = torch.from_numpy(log_p + rng.normal(size=(n, 1)))
+    again = poison_score_from_log_posterior(shifted, torch.from_numpy(labels))
+    np.testing.assert_allclose(again, score, rtol=1e-7)
+
+
+def test_poison_score_at_the_ends():
+    log_p = torch.tensor([[0.0, -1e6], [-1e6, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    score = poison_score_from_log_posterior(log_p, torch.zeros(3, dtype=torch.int64))
+    assert score.tolist() == [0.0, 1.0, 0.5]
+
+
+def test_unit_rows():
+    vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-30, 0.0], [3e18, 4e18]])
+    lengths = unit_rows(vectors).norm(dim=1)
+    assert lengths[0] == pytest.approx(1)
+    assert lengths[1] == 0
+    assert lengths[3] == pytest.approx(1)
+    assert torch.isfinite(unit_rows(vectors)).all()
