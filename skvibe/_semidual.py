@@ -18,7 +18,11 @@ DAMPING = 1e-3
 MAX_DAMPING = 1e12
 MAX_REJECTED = 16
 PATIENCE = 20  # sweeps after which a start that made no headway is given up
-PATH = 3.0  # factor between the inverse temperatures of the continuation
+# Continuation in lam: factor between stages, their number (the smallest one whose
+# first stage is easy) and the column error each is solved to.
+PATH_FACTOR = 3.0
+PATH_LENGTHS = (4, 8, 16)
+PATH_TOL = 3e-3
 # Potentials further apart than this are on their way to infinity.
 DIVERGED = 1e13
 
@@ -189,16 +193,22 @@ class _Ascent:
 
     def _along_path(self, point):
         """Solve for smaller lam first, then follow the solution up to lam itself."""
-        scales = [PATH**-power for power in (4, 3, 2, 1)]
-        potentials = np.zeros_like(self.prior)
-        for scale in scales:
-            start, _ = self._evaluate(potentials, scale)
-            found = self._newton(start, 3e-3, scale, patience=2 * PATIENCE)
-            potentials = found.potentials * PATH
+        for length in PATH_LENGTHS:
+            found = self._stage(np.zeros_like(self.prior), length)
+            if found.error <= PATH_TOL:
+                break
+        for power in range(length - 1, 0, -1):
+            found = self._stage(found.potentials * PATH_FACTOR, power)
+        potentials = found.potentials * PATH_FACTOR
         start, _ = self._evaluate(potentials)
         if start.error > point.error and start.objective < point.objective:
             start = point
-        return self._newton(start, self.tol)
+        return self._newton(start, self.tol, patience=4 * PATIENCE)
+
+    def _stage(self, potentials, power):
+        scale = PATH_FACTOR**-power
+        start, _ = self._evaluate(potentials, scale)
+        return self._newton(start, PATH_TOL, scale, patience=PATIENCE)
 
     def _sinkhorn(self, point):
         step = np.log(self.prior) - np.log(np.maximum(point.columns, 1e-18))
