@@ -1,0 +1,575 @@
+"""Find a group of rows apart from all the others: poison far off the data manifold.
+
+k-nearest-neighbour graph, Leiden communities (one more than there are classes), the
+distance of each community from the others, and the decision. `OffManifoldFilter` and
+`OffManifoldSampler` only wrap `detect_off_manifold`.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from skvibe._checks import check_integer, check_option, check_real
+from skvibe.communities import community_links, find_communities
+from skvibe.knn import find_neighbors, neighbor_edges, transformer_edges
+
+MIN_ROWS = 100
+"""With fewer rows the detector abstains."""
+
+# The number of groups at which `threshold` means what it means in the paper.
+_REFERENCE_GROUPS = 11
+# Two halves of a normal cluster lie 1.33 of their summed standard deviations apart,
+# a tail and the rest up to 1.5, the halves of a uniform one 1.73; separate clusters
+# above 2. In few dimensions this shows a cut cluster, in many the shared edges do.
+_MIN_SEPARATION = 1.5
+_MAX_SHARED_EDGES = 0.25
+# Edges a community may send outside: clusters 0.0, triggered sentences 0.22-0.26,
+# small groups without meaning in clean sentences 0.40-0.55 (see the user guide).
+_MAX_CONDUCTANCE = 0.35
+# Reassignments of rows to the nearest centroid before the decision.
+_REFINEMENTS = 5
+# A group with more than this share of a given class is that class.
+_WHOLE_CLASS = 0.9
+
+DECISIONS = {
+    "removed": "one group of communities was removed",
+    "too_few_rows": "too few rows, nothing was searched",
+    "none_far": "no community is farther from the others than the threshold",
+    "not_apart": "the far communities send too many edges outside to be groups",
+    "whole_class": "the far communities are (nearly) all rows of a given class",
+    "no_extra_group": "there are no more groups than classes",
+    "too_large": "the farthest community holds more than max_removed of the rows",
+}
+"""What `OffManifoldResult.decision` can be, in words."""
+
+
+@dataclass(frozen=True)
+class OffManifoldResult:
+    """What `detect_off_manifold` found.
+
+    Attributes
+    ----------
+    removed : ndarray of bool of shape (n_samples,)
+        Rows to remove. With ``distance="signed"`` the rows nearest to the centroid of
+        the removed group, with "paper" the community.
+    communities : ndarray of int64 of shape (n_samples,)
+        Community of each row, 0 the largest; all 0 if the detector abstained.
+    distances : ndarray of float64 of shape (n_communities,)
+        Distance statistic of each community; pieces of one cluster share theirs.
+    conductances : ndarray of float64 of shape (n_communities,)
+        Share of the edges of each community (pieces of one cluster together) that
+        lead outside, less what its size forces.
+    groups : ndarray of int64 of shape (n_communities,)
+        Communities with the same number were judged to be pieces of one cluster.
+    centroids : ndarray of float64 of shape (n_groups, n_features)
+        Mean features of each group, as used for the distances.
+    far_group : int
+        Number of the removed group, -1 if none.
+    threshold : float
+        The threshold at this number of groups.
+    resolution : float
+        Resolution of the Leiden run, NaN if the detector abstained.
+    decision : str
+        A key of `DECISIONS`.
+    """
+
+    removed: np.ndarray
+    communities: np.ndarray
+    distances: np.ndarray
+    conductances: np.ndarray
+    groups: np.ndarray
+    centroids: np.ndarray
+    far_group: int
+    threshold: float
+    resolution: float
+    decision: str
+
+    @property
+    def n_communities(self):
+        """Number of communities found."""
+        return len(self.distances)
+
+    def is_off_manifold(self, features):
+        """Which rows are nearer to the removed group than to any other.
+
+        Parameters
+        ----------
+        features : array-like of shape (n_rows, n_features)
+            Any rows, in the feature space of the detector.
+
+        Returns
+        -------
+        ndarray of bool of shape (n_rows,)
+            All False if nothing was removed.
+        """
+        if self.far_group < 0:
+            return np.zeros(len(features), dtype=bool)
+        nearest = nearest_centroid(np.asarray(features), self.centroids)
+        return nearest == self.far_group
+
+
+def detect_off_manifold(
+    features,
+    n_classes,
+    *,
+    y=None,
+    n_neighbors=50,
+    threshold=0.275,
+    metric="euclidean",
+    distance="signed",
+    neighbors="auto",
+    leiden="igraph",
+    max_removed=0.3,
+    random_state=None,
+    n_jobs=None,
+    verbose=0,
+):
+    """Decide which rows, if any, form a group apart from the rest.
+
+    The rows are put into an order of their own first (by distance from their mean),
+    so the order in which they are given does not change the result.
+
+    Parameters
+    ----------
+    features : array-like of shape (n_samples, n_features)
+        Finite features.
+    n_classes : int
+        Number of classes K; K + 1 communities are looked for.
+    y : array-like of shape (n_samples,), default=None
+        Given labels. Used only to spare a community that is a whole class; without
+        them nothing is removed unless there are more groups than classes.
+    n_neighbors : int, default=50
+        Neighbours of a row in the graph.
+    threshold : float, default=0.275
+        A community farther from the others than this may be removed. In the paper's
+        scale at ten classes: with equal distances r between the others, an outlier
+        passes 0.275 at 1.44 r. `calibrate_threshold` keeps that ratio at any K.
+    metric : str, default="euclidean"
+        For the graph; see `skvibe.knn.find_neighbors`.
+    distance : {"signed", "paper"}, default="signed"
+        "signed" counts only communities farther out than the others, and adds the
+        safeguards under Notes. "paper" is the statistic of the authors' code, with
+        the threshold taken as it is: it also removes a community at the centre,
+        and, with two or three classes, a whole class.
+    neighbors : {"auto", "exact", "pynndescent"} or object, default="auto"
+        How neighbours are searched, or an object whose ``fit_transform(features)``
+        returns a sparse graph, such as `KNeighborsTransformer`; ``n_neighbors`` and
+        ``metric`` then do not apply.
+    leiden : {"igraph", "leidenalg"}, default="igraph"
+        Implementation of Leiden.
+    max_removed : float, default=0.3
+        Largest share of the rows that may be removed. If the farthest community is
+        larger, nothing is removed and a warning given.
+    random_state : int, RandomState instance or None, default=None
+        Seed of Leiden and of pynndescent.
+    n_jobs : int, default=None
+        Threads of the neighbour search.
+    verbose : int, default=0
+        Above 0, print what each stage found.
+
+    Returns
+    -------
+    OffManifoldResult
+
+    Notes
+    -----
+    With ``distance="signed"`` a far community is spared if (1) it is not a group:
+    more than 0.35 of its edges lead outside; (2) it holds more than 0.9 of a given
+    class; or (3) no labels are given and there are no more groups than classes.
+    Two communities count as one group if they look like one cluster cut in two:
+    centroids closer than 1.5 summed standard deviations along the line between
+    them, or 0.25 of the edges of the smaller one lead to the other. Without this
+    two plain clusters, the first cut in two to reach K + 1, would make an outlier
+    of the second. The distances are taken after five reassignments of the rows to
+    the nearest group centroid, and the rows removed are those nearest to the
+    removed group's: on sentences with a trigger this raised the share of poison
+    among them from about 0.75 to 0.9.
+
+    References
+    ----------
+    I. Sabolić, M. Grcić, S. Šegvić. Seal Your Backdoor with Variational Defense.
+    ICCV 2025. Algorithm 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvibe.off_manifold import detect_off_manifold
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((660, 8)) * 0.1
+    >>> X[:300, 0] += 1.0  # class a
+    >>> X[300:600, 1] += 1.0  # class b
+    >>> X[600:, 2] += 4.0  # a group apart
+    >>> result = detect_off_manifold(X, 2, random_state=0)
+    >>> result.decision, bool(result.removed[600:].all()), int(result.removed.sum())
+    ('removed', True, 60)
+    """
+    n_classes = check_integer("n_communities", n_classes, low=2)
+    n_neighbors = check_integer("n_neighbors", n_neighbors, low=1)
+    threshold = check_real("threshold", threshold, low=0.0, closed="()")
+    max_removed = check_real("max_removed", max_removed, 0.0, 1.0)
+    check_option("distance", distance, ("signed", "paper"))
+    check_option("leiden", leiden, ("igraph", "leidenalg"))
+    if isinstance(neighbors, str):
+        check_option("neighbors", neighbors, ("auto", "exact", "pynndescent"))
+    elif not hasattr(neighbors, "fit_transform"):
+        raise TypeError(
+            "neighbors must be 'auto', 'exact', 'pynndescent' or an object with "
+            f"fit_transform, such as KNeighborsTransformer; got {neighbors!r}."
+        )
+    rng = check_random_state(random_state)
+    features = np.asarray(features)
+    n = len(features)
+    least = max(MIN_ROWS, n_neighbors + 1)
+    if n < least:
+        warnings.warn(
+            f"Only {n} rows: at least {least} (the larger of {MIN_ROWS} and "
+            "n_neighbors + 1) are needed to look for off-manifold rows. Nothing was "
+            "removed.",
+            UserWarning,
+            stacklevel=3,
+        )
+        return _abstain(features)
+
+    order = canonical_order(features)
+    features = features[order]
+    if isinstance(neighbors, str):
+        found = find_neighbors(
+            features,
+            n_neighbors,
+            metric=metric,
+            method=neighbors,
+            random_state=rng,
+            n_jobs=n_jobs,
+        )
+        edges = neighbor_edges(found)
+        del found
+    else:
+        edges = transformer_edges(neighbors, features)
+    _report(verbose, f"graph: {n} rows, {len(edges)} edges")
+    partition = find_communities(
+        edges, n, n_classes + 1, backend=leiden, random_state=rng
+    )
+    labels = partition.labels
+    _report(
+        verbose,
+        f"Leiden: {partition.n_communities} communities at resolution "
+        f"{partition.resolution:.3g} ({partition.n_runs} runs, "
+        f"{partition.n_merged} merged)",
+    )
+    if partition.n_communities != n_classes + 1:
+        warnings.warn(
+            f"{partition.n_communities} communities were found instead of "
+            f"{n_classes + 1} (the number of classes + 1), which makes the "
+            "off-manifold decision less reliable. Lower n_neighbors or check the "
+            "number of classes.",
+            UserWarning,
+            stacklevel=3,
+        )
+    links = community_links(labels, edges, partition.n_communities)
+    signed = distance == "signed"
+    groups = np.arange(partition.n_communities)
+    if signed:
+        groups = _join_pieces(features, labels, links, n_neighbors)
+        level = calibrate_threshold(threshold, groups.max() + 1)
+    else:
+        level = threshold
+    conductances = _conductances(groups, np.bincount(labels), links, n_neighbors)
+    assigned, centroids = _refine(
+        features, groups[labels], _REFINEMENTS if signed else 0
+    )
+    distances = community_distances(centroids, distance)
+    far_group, decision = _decide(
+        distances,
+        level,
+        shares=np.bincount(assigned, minlength=len(distances)) / n,
+        max_removed=max_removed,
+        conductances=conductances if signed else None,
+        class_shares=_class_shares(assigned, y, order) if signed else None,
+        n_classes=n_classes if signed and y is None else None,
+    )
+    _report(verbose, f"farthest {distances.max():.3f}, level {level:.3f}: {decision}")
+    place = np.empty(n, dtype=np.int64)
+    place[order] = np.arange(n)
+    return OffManifoldResult(
+        removed=(assigned == far_group)[place],
+        communities=labels[place],
+        distances=distances[groups],
+        conductances=conductances[groups],
+        groups=groups,
+        centroids=centroids,
+        far_group=far_group,
+        threshold=level,
+        resolution=partition.resolution,
+        decision=decision,
+    )
+
+
+def community_distances(centroids, distance="signed"):
+    """How much farther each centroid lies from all of them than the others do.
+
+    With ``a_i`` the mean distance of centroid i to all centroids (itself included,
+    at 0) over the largest such mean, the statistic is ``a_i - mean_{j != i} a_j``.
+
+    Parameters
+    ----------
+    centroids : ndarray of shape (n_groups, n_features)
+        At least two.
+    distance : {"signed", "paper"}, default="signed"
+        "paper" takes the absolute value, so that a group at the centre of the
+        others scores as an outlier as well.
+
+    Returns
+    -------
+    ndarray of float64 of shape (n_groups,)
+        In [-1, 1]; without unit.
+
+    References
+    ----------
+    I. Sabolić, M. Grcić, S. Šegvić. Seal Your Backdoor with Variational Defense.
+    ICCV 2025. Algorithm 2, in the form the authors' code computes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvibe.off_manifold import community_distances
+    >>> centroids = np.array([[0.0, 0.0], [0.0, 1.0], [9.0, 0.0]])
+    >>> community_distances(centroids).round(2)
+    array([-0.18, -0.26,  0.44])
+    """
+    centroids = np.asarray(centroids, dtype=np.float64)
+    gaps = np.array([np.linalg.norm(centroids - row, axis=1) for row in centroids])
+    means = gaps.mean(axis=1)
+    if len(means) < 2 or means.max() == 0.0:
+        return np.zeros(len(means))
+    means = means / means.max()
+    deviations = means - (means.sum() - means) / (len(means) - 1)
+    return np.abs(deviations) if distance == "paper" else deviations
+
+
+def calibrate_threshold(threshold, n_groups):
+    """Threshold that asks the same relative distance of an outlier at any K.
+
+    If the other ``M - 1`` of M groups lie at equal distances r and one at a distance
+    R from them all, it scores ``(M - 2) / (M - 1) (1 - r / R)``. The given threshold
+    is the paper's at M = 11 (ten classes); at M it becomes
+    ``threshold * (M - 2) / (M - 1) * 10 / 9``, so that the same R / r passes.
+
+    Parameters
+    ----------
+    threshold : float
+        Threshold at eleven groups.
+    n_groups : int
+        Number of groups M. Two groups cannot have an outlier: infinity.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> from skvibe.off_manifold import calibrate_threshold
+    >>> [round(calibrate_threshold(0.275, m), 3) for m in (2, 3, 4, 11, 101)]
+    [inf, 0.153, 0.204, 0.275, 0.302]
+    """
+    if n_groups < 3:
+        return np.inf
+    reference = (_REFERENCE_GROUPS - 2) / (_REFERENCE_GROUPS - 1)
+    return threshold * (n_groups - 2) / (n_groups - 1) / reference
+
+
+def canonical_order(features):
+    """Order of the rows that does not depend on how they are given or rotated.
+
+    By distance from the mean; rows at the same distance by their values.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n_samples, n_features)
+        The rows.
+
+    Returns
+    -------
+    ndarray of int64 of shape (n_samples,)
+        Row numbers.
+    """
+    centre = features.mean(axis=0, dtype=np.float64)
+    reach = np.empty(len(features))
+    for start in range(0, len(features), 4096):
+        gaps = features[start : start + 4096] - centre
+        reach[start : start + 4096] = np.einsum("ij,ij->i", gaps, gaps)
+    # Differences by the order of summation must not split ties.
+    grid = reach.max(initial=0.0) * 2.0**-44
+    if grid > 0:
+        reach = np.rint(reach / grid)
+    order = np.argsort(reach, kind="stable")
+    tied = np.diff(reach[order]) == 0
+    tied = np.concatenate([[False], tied]) | np.concatenate([tied, [False]])
+    spots = np.flatnonzero(tied)
+    if len(spots):
+        rows = order[spots]
+        keys = np.vstack([features[rows].T[::-1], reach[rows]])
+        order[spots] = rows[np.lexsort(keys)]
+    return order
+
+
+def nearest_centroid(features, centroids):
+    """Number of the nearest centroid of each row, ties to the lowest.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n_samples, n_features)
+        The rows.
+    centroids : ndarray of shape (n_centroids, n_features)
+        The centroids.
+
+    Returns
+    -------
+    ndarray of int64 of shape (n_samples,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvibe.off_manifold import nearest_centroid
+    >>> nearest_centroid(np.array([[0.9], [0.2]]), np.array([[0.0], [1.0]]))
+    array([1, 0])
+    """
+    centre = centroids.mean(axis=0)
+    centroids = centroids - centre
+    half = 0.5 * np.einsum("ij,ij->i", centroids, centroids)
+    nearest = np.empty(len(features), dtype=np.int64)
+    for start in range(0, len(features), 4096):
+        rows = features[start : start + 4096] - centre
+        nearest[start : start + 4096] = np.argmin(half - rows @ centroids.T, axis=1)
+    return nearest
+
+
+def _refine(features, assigned, n_steps):
+    """Reassign rows to the nearest group centroid; groups and final centroids.
+
+    Graph communities take in neighbours of a small group. A real group loses them
+    here and moves out; a group without meaning takes in more and moves in. At the
+    end every row is with its nearest centroid, as `is_off_manifold` has it.
+    """
+    n_groups = assigned.max() + 1
+    centroids = _group_means(features, assigned, n_groups)
+    for _ in range(n_steps):
+        assigned = nearest_centroid(features, centroids)
+        if len(np.unique(assigned)) < n_groups:
+            break
+        centroids = _group_means(features, assigned, n_groups)
+    if n_steps:
+        assigned = nearest_centroid(features, centroids)
+    return assigned, centroids
+
+
+def _conductances(groups, sizes, links, n_neighbors):
+    """Share of the edges of each group that lead outside, less what is forced."""
+    member = np.eye(groups.max() + 1)[groups].T
+    links = member @ links @ member.T
+    outside = 1.0 - np.diag(links) / np.maximum(links.sum(axis=1), 1.0)
+    return np.maximum(outside - _forced_outside(member @ sizes, n_neighbors), 0.0)
+
+
+def _forced_outside(sizes, n_neighbors):
+    """Share of edges that must lead outside because a group is below k + 1 rows."""
+    return np.clip((n_neighbors + 1 - sizes) / n_neighbors, 0.0, 1.0)
+
+
+def _join_pieces(features, labels, links, n_neighbors):
+    """Number communities so that the pieces of one cluster share a number."""
+    n_found = len(links)
+    sizes = np.bincount(labels)
+    centroids = _group_means(features, labels, n_found)
+    degrees = np.maximum(links.sum(axis=1), 1.0)
+    shared = links / degrees[:, None] - _forced_outside(sizes, n_neighbors)[:, None]
+    np.fill_diagonal(shared, 0.0)
+    same = np.maximum(shared, shared.T) > _MAX_SHARED_EDGES
+    spreads = _directional_spreads(features, labels, centroids)
+    gaps = np.array([np.linalg.norm(centroids - row, axis=1) for row in centroids])
+    same |= gaps < _MIN_SEPARATION * (spreads + spreads.T)
+    groups = np.arange(n_found)
+    for i, j in zip(*np.nonzero(np.triu(same, 1)), strict=True):
+        groups[groups == groups[j]] = groups[i]
+    return np.unique(groups, return_inverse=True)[1]
+
+
+def _directional_spreads(features, labels, centroids):
+    """Standard deviation of community i along the line from its centroid to j's."""
+    spreads = np.zeros((len(centroids), len(centroids)))
+    for i in range(len(centroids)):
+        rows = features[labels == i] - centroids[i]
+        lines = centroids - centroids[i]
+        lengths = np.linalg.norm(lines, axis=1)
+        lines /= np.where(lengths > 0, lengths, 1.0)[:, None]
+        spreads[i] = np.sqrt(np.mean((rows @ lines.T) ** 2, axis=0))
+    return spreads
+
+
+def _group_means(features, labels, n_groups):
+    means = np.empty((n_groups, features.shape[1]))
+    for i in range(n_groups):
+        means[i] = features[labels == i].mean(axis=0, dtype=np.float64)
+    return means
+
+
+def _class_shares(assigned, y, order):
+    """Largest share of a given class that lies in each group, or None without y."""
+    if y is None:
+        return None
+    codes = np.unique(np.asarray(y)[order], return_inverse=True)[1]
+    table = np.zeros((assigned.max() + 1, codes.max() + 1))
+    np.add.at(table, (assigned, codes), 1.0)
+    return (table / table.sum(axis=0)).max(axis=1)
+
+
+def _decide(
+    distances, level, *, shares, max_removed, conductances, class_shares, n_classes
+):
+    """The group to remove, or -1, and why. A safeguard given as None is off."""
+    far = distances > level
+    if not far.any():
+        return -1, "none_far"
+    if conductances is not None:
+        far &= conductances <= _MAX_CONDUCTANCE
+        if not far.any():
+            return -1, "not_apart"
+    if n_classes is not None and len(distances) <= n_classes:
+        return -1, "no_extra_group"
+    if class_shares is not None:
+        far &= class_shares <= _WHOLE_CLASS
+        if not far.any():
+            return -1, "whole_class"
+    group = int(np.argmax(np.where(far, distances, -np.inf)))
+    if shares[group] > max_removed:
+        warnings.warn(
+            f"The group farthest from the others holds {shares[group]:.0%} of the "
+            f"rows, more than max_removed={max_removed:g}. Nothing was removed: raise "
+            "max_removed if so many rows may be poisoned.",
+            UserWarning,
+            stacklevel=4,
+        )
+        return -1, "too_large"
+    return group, "removed"
+
+
+def _abstain(features):
+    n = len(features)
+    return OffManifoldResult(
+        removed=np.zeros(n, dtype=bool),
+        communities=np.zeros(n, dtype=np.int64),
+        distances=np.zeros(1),
+        conductances=np.zeros(1),
+        groups=np.zeros(1, dtype=np.int64),
+        centroids=features.mean(axis=0, dtype=np.float64)[None],
+        far_group=-1,
+        threshold=np.inf,
+        resolution=np.nan,
+        decision="too_few_rows",
+    )
+
+
+def _report(verbose, message):
+    if verbose:
+        print(f"[off-manifold] {message}", flush=True)  # noqa: T201
