@@ -41,7 +41,9 @@ def plain(value, longest=_LONGEST_NAME):
     """
     text = " ".join(str(value).split())
     if len(text) > longest:
-        text = text[: longest - 1] + "…"
+        # Names often differ at the end only, so both ends are kept.
+        tail = longest // 3
+        text = text[: longest - 1 - tail] + "…" + text[-tail:]
     return text.replace("\\", "\\\\").replace("$", r"\$") if "$" in text else text
 
 
@@ -57,8 +59,8 @@ def choose_rows(important, max_points, random_state):
     Parameters
     ----------
     important : ndarray of bool of shape (n_samples,)
-        Rows (suspects) that may fill up to half of the places, so that a few among
-        very many are not lost.
+        Rows (suspects) that fill a fifth of the places, if there are so many, even
+        where their share is smaller: a few among very many are not lost.
     max_points : int
         Largest number of rows.
     random_state : int, RandomState instance or None
@@ -74,21 +76,23 @@ def choose_rows(important, max_points, random_state):
         return np.arange(n_rows)
     rng = check_random_state(random_state)
     first, others = np.flatnonzero(important), np.flatnonzero(~important)
-    n_first = min(len(first), max(max_points // 2, max_points - len(others)))
+    share = max(0.2, len(first) / n_rows)
+    n_first = min(len(first), round(share * max_points))
     rows = [
         rng.choice(first, n_first, replace=False),
-        rng.choice(others, min(len(others), max_points - n_first), replace=False),
+        rng.choice(others, max_points - n_first, replace=False),
     ]
     return np.sort(np.concatenate(rows))
 
 
 def say_how_many(ax, shown, total, random_state):
-    """Say beside the picture that it shows a part only."""
+    """Say above the picture that it shows a part only."""
     if shown < total:
+        seed = f", random_state={random_state}" if isinstance(random_state, int) else ""
         ax.text(
             0.0,
             1.01,
-            f"{shown:,} of {total:,} rows drawn (random_state={random_state})",
+            f"{shown:,} of {total:,} rows drawn{seed}",
             transform=ax.transAxes,
             va="bottom",
             fontsize="small",

@@ -242,10 +242,11 @@ class AccuracyAttackDisplay:
         self.ax_.set_ylabel("accuracy on clean rows")
         self.ax_.grid(alpha=0.3)
         self.ax_.text(
-            0.03,
+            0.5,
             0.03,
             "better: up and to the left",
             transform=self.ax_.transAxes,
+            ha="center",
             fontsize="small",
             color="0.35",
         )

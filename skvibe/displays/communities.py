@@ -116,7 +116,8 @@ class CommunityDisplay:
 default="pca"
             How the rows come to the plane. "umap" needs umap-learn.
         max_points : int, default=5000
-            Of more rows this many are drawn, up to half of them removed ones.
+            Of more rows this many are drawn, a fifth of them removed ones or their
+            share if that is larger.
         random_state : int, RandomState instance or None, default=0
             Seed of that choice and of the projection.
         ax : matplotlib Axes, default=None
@@ -179,7 +180,8 @@ default="pca"
 default="pca"
             How the rows come to the plane.
         max_points : int, default=5000
-            Of more rows this many are drawn, up to half of them removed ones.
+            Of more rows this many are drawn, a fifth of them removed ones or their
+            share if that is larger.
         random_state : int, RandomState instance or None, default=0
             Seed of that choice and of the projection.
         ax : matplotlib Axes, default=None
@@ -258,12 +260,13 @@ default="pca"
                 bbox_to_anchor=(1.0, 1.0),
                 frameon=False,
                 fontsize="small",
+                markerscale=4 / np.sqrt(_point_size(len(removed))),
                 title="community: rows" + _distance_title(self.distances),
             )
         return self
 
     def _draw(self, removed, sizes):
-        size = float(np.clip(20000 / max(len(removed), 1), 5, 16))
+        size = _point_size(len(removed))
         handles = []
         for number in range(len(sizes)):
             rows = (self.communities == number) & ~removed
@@ -342,3 +345,7 @@ def _find_filter(estimator):
         "No fitted step with communities_ was found. Give a fitted OffManifoldFilter, "
         "or a fitted pipeline that holds one."
     )
+
+
+def _point_size(n_points):
+    return float(np.clip(20000 / max(n_points, 1), 5, 16))

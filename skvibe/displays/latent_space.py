@@ -17,8 +17,8 @@ from skvibe.displays._style import (
     say_how_many,
 )
 
-_NAMED_CLASSES = 30
-_LEGEND_CLASSES = 14
+_LEGEND_CLASSES = 20
+_SHORT_NAME = 8
 
 
 class LatentSpaceDisplay:
@@ -125,7 +125,8 @@ default="pca"
         threshold : float in [0, 1], default=0.5
             Rows whose poison score is at or above it are marked.
         max_points : int, default=5000
-            Of more rows this many are drawn, up to half of them suspects.
+            Of more rows this many are drawn, a fifth of them suspects or their share
+            if that is larger.
         random_state : int, RandomState instance or None, default=0
             Seed of that choice and of the projection.
         ax : matplotlib Axes, default=None
@@ -201,7 +202,8 @@ default=None
         threshold : float in [0, 1], default=0.5
             Score from which a row is marked.
         max_points : int, default=5000
-            Of more rows this many are drawn, up to half of them suspects.
+            Of more rows this many are drawn, a fifth of them suspects or their share
+            if that is larger.
         random_state : int, RandomState instance or None, default=0
             Seed of that choice.
         ax : matplotlib Axes, default=None
@@ -303,16 +305,17 @@ default=None
             self.ax_.scatter(*corrupted.T, s=48, c=colors, marker="D", **edge)
         if clean is not None:
             self.ax_.scatter(*clean.T, s=190, c=colors, marker="*", **edge)
-        if clean is not None and len(classes) <= _NAMED_CLASSES:
+        if clean is not None and len(classes) <= _LEGEND_CLASSES:
             self._name_prototypes(classes)
 
     def _name_prototypes(self, classes):
         from matplotlib.patheffects import withStroke
 
         halo = [withStroke(linewidth=2.5, foreground="white")]
-        for label, place in zip(classes, self.prototypes, strict=True):
+        numbered = _are_long(classes)
+        for code, place in enumerate(self.prototypes):
             self.ax_.annotate(
-                plain(label, 14),
+                str(code) if numbered else plain(classes[code]),
                 place,
                 xytext=(7, 5),
                 textcoords="offset points",
@@ -329,9 +332,11 @@ default=None
             return Line2D([], [], ls="", label=label, **style)
 
         handles = []
-        if len(classes) <= _LEGEND_CLASSES:
+        in_legend = len(classes) <= _LEGEND_CLASSES
+        if in_legend:
+            start = "{}: " if _are_long(classes) else ""
             handles = [
-                sign(plain(label), ms=5, **class_style(code))
+                sign(start.format(code) + plain(label), ms=5, **class_style(code))
                 for code, label in enumerate(classes)
             ]
         if any_suspect:
@@ -346,9 +351,14 @@ default=None
             loc="upper left",
             bbox_to_anchor=(1.0, 1.0),
             frameon=False,
-            fontsize="small",
-            title="given label" if len(classes) <= _LEGEND_CLASSES else None,
+            fontsize="small" if len(handles) <= 16 else "x-small",
+            title="given label" if in_legend else f"{len(classes)} classes",
         )
+
+
+def _are_long(classes):
+    """Long names beside the prototypes would cover each other: numbers stand there."""
+    return max(len(str(label)) for label in classes) > _SHORT_NAME
 
 
 def _points(values):
