@@ -10,13 +10,14 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skvibe._checks import check_integer, check_real
 from skvibe._device import resolve_device
-from skvibe._removed_rows import check_finite_rows, find_removed
 from skvibe.encoders._checkpoint import describe_images, describe_parameter
+from skvibe.encoders._half import use_bfloat16
 from skvibe.encoders._image_batches import ImageBatches, take_images
+from skvibe.encoders._image_checks import count_channels, validate_images
 from skvibe.encoders._simclr_net import SimCLRModule, SimCLRNet
 from skvibe.encoders.augment import SimCLRAugmentation
 from skvibe.encoders.batch_norm import recalibrate_batch_norm
@@ -164,7 +165,7 @@ class SelfSupervisedEncoder(
         """
         self._check_params()
         device = resolve_device(self.device)
-        images = self._check_images(X, fitting=True)
+        images = validate_images(self, X, fitting=True)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         net = self._build_net(images, device, seed)
         with _keep_random_state(device):
@@ -193,7 +194,7 @@ class SelfSupervisedEncoder(
             Feature vectors, of any length.
         """
         check_is_fitted(self)
-        images = self._check_images(X, fitting=False)
+        images = validate_images(self, X, fitting=False)
         if isinstance(self.device, str) and self.device == "auto":
             self.encoder_.to(resolve_device("auto"))
         device = next(self.encoder_.parameters(), torch.empty(0)).device
@@ -228,36 +229,8 @@ class SelfSupervisedEncoder(
                 f"{self.mixed_precision!r}."
             )
 
-    def _check_images(self, X, *, fitting):
-        """Validated images without their removed rows; memory-mapped ones stay so."""
-        X = validate_data(
-            self,
-            X,
-            reset=fitting,
-            dtype="numeric",
-            ensure_all_finite=not fitting,
-            allow_nd=True,
-            ensure_min_samples=2 if fitting else 1,
-        )
-        if X.ndim not in (3, 4):
-            raise ValueError(
-                f"{type(self).__name__} takes images, of shape (n_samples, height, "
-                f"width[, channels]); got an array of {X.ndim} dimensions. Use "
-                "X.reshape(-1, height, width) for rows of pixels."
-            )
-        if X.dtype == np.float64:
-            X = X.astype(np.float32)
-        elif X.dtype != np.float32 and X.dtype != np.uint8:
-            X = _small_integers(X)
-        if fitting and X.dtype == np.float32:
-            removed = find_removed(X)
-            check_finite_rows(X, removed, type(self).__name__)
-            if removed.any():
-                return X[~removed]
-        return X
-
     def _build_net(self, images, device, seed):
-        channels = _n_channels(images)
+        channels = count_channels(images)
         by_name = {"in_channels": channels} if isinstance(self.encoder, str) else {}
         encoder = make_encoder(self.encoder, random_state=seed, **by_name)
         batch_size = min(self.batch_size, len(images))
@@ -289,7 +262,7 @@ class SelfSupervisedEncoder(
             **params,
             device=device,
             temperature=float(self.temperature),
-            mixed_precision=_use_bfloat16(self.mixed_precision, device),
+            mixed_precision=use_bfloat16(self.mixed_precision, device),
             checkpoint=self.checkpoint,
             checkpoint_period=self.checkpoint_period,
             seed=seed,
@@ -328,25 +301,6 @@ class SelfSupervisedEncoder(
         tags.input_tags.sparse = False
         tags.transformer_tags.preserves_dtype = []
         return tags
-
-
-def _n_channels(images):
-    if images.ndim == 3:
-        return 1
-    return images.shape[1] if images.shape[1] in (1, 3, 4) else images.shape[3]
-
-
-def _small_integers(X):
-    """Other types as uint8 where that loses nothing, else as float32."""
-    if X.dtype.kind in "iub" and X.min() >= 0 and X.max() <= 255:
-        return X.astype(np.uint8)
-    return X.astype(np.float32)
-
-
-def _use_bfloat16(mixed_precision, device):
-    if mixed_precision != "auto":
-        return bool(mixed_precision)
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def _keep_random_state(device):
