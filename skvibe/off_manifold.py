@@ -205,7 +205,7 @@ def detect_off_manifold(
     >>> result.decision, bool(result.removed[600:].all()), int(result.removed.sum())
     ('removed', True, 60)
     """
-    n_classes = check_integer("n_communities", n_classes, low=2)
+    n_classes = check_integer("n_classes", n_classes, low=2)
     n_neighbors = check_integer("n_neighbors", n_neighbors, low=1)
     threshold = check_real("threshold", threshold, low=0.0, closed="()")
     max_removed = check_real("max_removed", max_removed, 0.0, 1.0)
