@@ -3,8 +3,8 @@
 import torch
 
 from skvibe._checks import check_option
+from skvibe._rows import take_rows
 from skvibe.encoders._frozen import FrozenEncoder, half_type
-from skvibe.encoders._image_batches import take_images
 from skvibe.encoders._image_checks import count_channels, validate_images
 from skvibe.encoders.image_input import PixelMax, channels_first
 
@@ -104,7 +104,7 @@ class FoundationEncoder(FrozenEncoder):
     @torch.no_grad()
     def _embed_batch(self, model, images):
         device = model.mean.device
-        images = take_images(images, torch.arange(len(images)), device)
+        images = take_rows(images, torch.arange(len(images)), device)
         tokens = model(images)
         vectors = tokens[:, 0] if self.pooling == "cls" else tokens.mean(dim=1)
         return vectors.float().cpu().numpy()

@@ -14,9 +14,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvibe._checks import check_integer, check_real
 from skvibe._device import resolve_device
+from skvibe._rows import take_rows
 from skvibe.encoders._checkpoint import describe_images, describe_parameter
 from skvibe.encoders._half import use_bfloat16
-from skvibe.encoders._image_batches import ImageBatches, take_images
+from skvibe.encoders._image_batches import ImageBatches
 from skvibe.encoders._image_checks import count_channels, validate_images
 from skvibe.encoders._simclr_net import SimCLRModule, SimCLRNet
 from skvibe.encoders.augment import SimCLRAugmentation
@@ -253,7 +254,7 @@ class SelfSupervisedEncoder(
             # The layout that convolutions are fastest in, on CPUs and GPUs.
             encoder.to(device, memory_format=torch.channels_last),
             self._augmentation(channels),
-            take_images(images, torch.arange(2), device),
+            take_rows(images, torch.arange(2), device),
             self.projection_size,
             seed,
         )
@@ -277,7 +278,7 @@ class SelfSupervisedEncoder(
     def _batches(self, images, device):
         """All images in their order, batch by batch."""
         for rows in torch.arange(len(images)).split(self.batch_size):
-            yield take_images(images, rows, device)
+            yield take_rows(images, rows, device)
 
     def _describe(self, images, seed):
         """What a checkpoint belongs to."""
