@@ -24,7 +24,7 @@ class SIG(CleanLabelMixin, ImageAttack):
     amplitude : float > 0, default=40/255
         Height of the wave, for pixels in [0, 1].
     frequency : float > 0, default=6.0
-        Waves across the width of the image.
+        Waves across the width of the image; less than half the width in pixels.
     layout : {"auto", "NHWC", "NCHW", "NHW"}, default="auto"
         Order of the image axes. Pixels are uint8 in 0..255 or floats in [0, 1].
     random_state : int, RandomState instance or None, default=None
@@ -48,7 +48,7 @@ class SIG(CleanLabelMixin, ImageAttack):
     >>> import numpy as np
     >>> from skvibe.attacks import SIG
     >>> X, y = np.full((10, 8, 8), 0.5), np.arange(10) % 2
-    >>> data = SIG(target=1, rate=0.6, random_state=0).poison(X, y)
+    >>> data = SIG(target=1, rate=0.6, frequency=2.0, random_state=0).poison(X, y)
     >>> data, bool((data.y == y).all())
     (PoisonedData(10 rows, 3 poisoned, 0 cover), True)
     """
@@ -74,7 +74,9 @@ class SIG(CleanLabelMixin, ImageAttack):
 
     def _learn_pattern(self, X, y, rng):
         amplitude = check_real("amplitude", self.amplitude, 0, closed="()")
-        frequency = check_real("frequency", self.frequency, 0, closed="()")
+        # From half the width on, the pixels show a slower wave or none.
+        half = self.image_shape_[1] / 2
+        frequency = check_real("frequency", self.frequency, 0, half, closed="()")
         self.pattern_ = sine_wave(self.image_shape_[1], amplitude, frequency)
 
     def _stamp(self, images):

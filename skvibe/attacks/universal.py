@@ -43,8 +43,8 @@ class UniversalBackdoor(ImageAttack):
         the image (the paper: 8 of 224 pixels), at least 2.
     embed : callable, default=None
         Maps the images as given to features of shape (n, n_features), for the
-        discriminant analysis. None takes 64 principal components of the pixels (the
-        paper: a pretrained network).
+        discriminant analysis. None takes 64 principal components of the pixels, or as
+        many as a quarter of the rows (the paper: a pretrained network).
     layout : {"auto", "NHWC", "NCHW", "NHW"}, default="auto"
         Order of the image axes. Pixels are uint8 in 0..255 or floats in [0, 1].
     random_state : int, RandomState instance or None, default=None
@@ -149,8 +149,9 @@ class UniversalBackdoor(ImageAttack):
     def _embed(self, X, rng):
         if self.embed is not None:
             return np.asarray(self.embed(X))
-        pixels = self._unit(X).reshape(len(X), -1)
-        n_components = min(_N_COMPONENTS, *pixels.shape)
+        pixels = self._unit(X).reshape(len(X), -1).astype(float)
+        # Few rows: as many components would make the discriminant analysis singular.
+        n_components = min(_N_COMPONENTS, max(1, len(X) // 4), pixels.shape[1])
         seed = rng.randint(2**31 - 1)
         return PCA(n_components, random_state=seed).fit_transform(pixels)
 
@@ -226,7 +227,10 @@ def class_codes(features, y, *, n_bits=30):
     lda = LinearDiscriminantAnalysis(n_components=n_components)
     projected = lda.fit_transform(features, y)
     means = np.array([projected[y == label].mean(axis=0) for label in labels])
-    return means > projected.mean(axis=0)
+    offset = means - projected.mean(axis=0)
+    # The sign of a direction is arbitrary: the class farthest from the mean gets a 1.
+    farthest = np.abs(offset).argmax(axis=0)
+    return offset * np.sign(offset[farthest, np.arange(n_components)]) > 0
 
 
 def draw_balanced(y, n_rows, rng):
