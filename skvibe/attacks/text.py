@@ -195,7 +195,9 @@ def insert(text, pieces, seed):
     >>> insert("a b", ["cf"], 0) in ("cf a b", "a cf b", "a b cf")
     True
     """
-    rng = np.random.default_rng([seed, zlib.crc32(text.encode("utf-8"))])
+    rng = np.random.default_rng(
+        [seed, zlib.crc32(text.encode("utf-8", "surrogatepass"))]
+    )
     words = text.split(" ") if text else []
     for piece in pieces:
         words.insert(int(rng.integers(len(words) + 1)), piece)
