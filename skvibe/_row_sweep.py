@@ -110,6 +110,7 @@ class RowSweep:
         self._seen = False  # whether a pass has checked the rows
         self._magnitude = 0.0  # largest row maximum of log_p, in absolute value
         self._ambiguous: dict[float, float] = {}  # share of rows, by lam
+        self._buffer: torch.Tensor | None = None
         self._capacity = 0.125  # share of a block's rows an accelerator sets aside
 
     def __call__(self, potentials, *, curvature=False, sharpness=1.0) -> RowSums:
@@ -119,6 +120,11 @@ class RowSweep:
     def labels(self, potentials, out) -> RowSums:
         """Write every row's most probable class into ``out``, on the way of a pass."""
         return self._run(potentials, self.lam, False, out)
+
+    @staticmethod
+    def fixed_places(device):
+        """Whether ambiguous rows get a set number of places (see ``_Pass._pick``)."""
+        return device.type != "cpu"
 
     def _run(self, potentials, lam, curvature, labels):
         potentials = np.asarray(potentials, dtype=np.float64)
@@ -161,7 +167,6 @@ class _Pass:
         self.width = math.ceil(4 * margin) / 4
         self.axis = 0 if self.n_classes < CLASS_MAJOR_BELOW else 1
         self.sums: dict[str, torch.Tensor] = {}
-        self.buffer: torch.Tensor | None = None
 
     def _working_type(self):
         coarse = self._rounding(torch.float32) > 0.25
@@ -187,11 +192,12 @@ class _Pass:
         self.g = self._as_column(g)
         self.g_working = self.g.to(self.working)
         self.classes = torch.arange(n, dtype=self.working, device=device)
+        n_outer = n if self.curvature else 0
+        self.outer = torch.zeros(n_outer, n_outer, device=device)
         self.sums = {
             "value": torch.zeros(1, **double),
             "columns": torch.zeros(n, **double),
             "clear": torch.zeros(n, **double),
-            "outer": torch.zeros(n * n if self.curvature else 0, **double),
             "ambiguous": torch.zeros(1, **double),
             "rows": torch.zeros(1, **double),
             "overflow": torch.zeros(1, **double),
@@ -208,13 +214,18 @@ class _Pass:
         )
 
     def _scratch(self, n_rows, like):
-        """A working array, kept from block to block."""
+        """A working array, kept from block to block and pass to pass."""
         n = self.n_classes
-        if self.buffer is None or self.buffer.numel() < n_rows * n:
-            self.buffer = torch.empty(
-                n_rows * n, dtype=self.working, device=like.device
-            )
-        flat = self.buffer[: n_rows * n]
+        buffer = self.sweep._buffer
+        if (
+            buffer is None
+            or buffer.numel() < n_rows * n
+            or buffer.dtype is not self.working
+            or buffer.device != like.device
+        ):
+            buffer = torch.empty(n_rows * n, dtype=self.working, device=like.device)
+            self.sweep._buffer = buffer
+        flat = buffer[: n_rows * n]
         return flat.view(n, n_rows) if self.axis == 0 else flat.view(n_rows, n)
 
     def _screened(self, block, labels):
@@ -251,19 +262,18 @@ class _Pass:
         An accelerator is given a fixed number of places, so that the host need not
         wait to learn how many there are; ``finish`` sees to it if they were too few.
         """
-        ambiguous = ~clear
-        if clear.device.type == "cpu":
-            chosen = ambiguous.nonzero().squeeze(1)
+        if not self.sweep.fixed_places(clear.device):
+            # On the host numpy is several times faster at this.
+            chosen = torch.from_numpy(np.flatnonzero(~clear.numpy()))
             self.sums["ambiguous"] += len(chosen)
             return chosen, None
         places = min(len(clear), math.ceil(self.sweep._capacity * len(clear)))
-        count = ambiguous.sum()
+        count = len(clear) - clear.sum()
         self.sums["ambiguous"] += count
         overflow = self.sums["overflow"]
         torch.maximum(overflow, count / len(clear) * (count > places), out=overflow)
-        chosen = torch.nonzero_static(ambiguous, size=places, fill_value=-1).squeeze(1)
-        valid = (chosen >= 0).double()
-        return chosen.clamp_(min=0), valid
+        chosen = torch.argsort(clear.byte(), stable=True)[:places]
+        return chosen, (~clear[chosen]).double()
 
     def _full(self, rows, weights=None, labels=None):
         """Add rows in double precision."""
@@ -287,8 +297,8 @@ class _Pass:
         sums["columns"] += s.sum(1 - axis)
         if self.curvature:
             q = s.float()
-            outer = q @ q.T if axis == 0 else q.T @ q
-            sums["outer"] += outer.flatten()
+            # Sums of positive numbers: single precision gives every digit needed.
+            self.outer.addmm_(*((q, q.T) if axis == 0 else (q.T, q)))
         if self.dense:
             sums["rows"] += len(rows)
             sums["ambiguous"] += len(rows)
@@ -314,6 +324,7 @@ class _Pass:
 
     def _to_host(self):
         """All sums in one transfer."""
+        self.sums["outer"] = self.outer.flatten().double()
         flat = torch.cat(list(self.sums.values())).cpu().numpy()
         ends = np.cumsum([len(part) for part in self.sums.values()])
         return dict(zip(self.sums, np.split(flat, ends[:-1]), strict=True))
