@@ -263,14 +263,14 @@ def draw_balanced(y, n_rows, rng):
     free = rng.permutation(len(y))
     rows = []
     for label, count in zip(labels, counts, strict=True):
-        taken = free[y[free] != label][:count]
+        taken = np.flatnonzero(y[free] != label)[:count]
         if len(taken) < count:
             raise ValueError(
                 f"rate asks for {count} rows for the target {label!r} and only "
                 f"{len(taken)} rows of other classes are left: lower rate."
             )
-        rows.append(taken)
-        free = free[~np.isin(free, taken)]
+        rows.append(free[taken])
+        free = np.delete(free, taken)
     return np.concatenate(rows), np.repeat(labels, counts)
 
 
