@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 
 from skvibe._checks import check_integer, check_option, check_real
@@ -262,7 +263,9 @@ def _solve_pot(source, prior, lam, tol, max_iter, init):
     log_p = torch.cat([block.double().cpu() for block in source.blocks()]).numpy()
     cost = log_p.max(axis=1, keepdims=True) - log_p
     rows = np.full(source.n_rows, 1.0 / source.n_rows)
-    start = None if init is None else (np.zeros(source.n_rows), init)
+    start = None
+    if init is not None:  # POT goes on from the rows' potentials
+        start = (-np.log(source.n_rows) - logsumexp(init - lam * cost, axis=1), init)
     with np.errstate(all="ignore"):
         _, log = sinkhorn_log(
             rows,
@@ -270,7 +273,7 @@ def _solve_pot(source, prior, lam, tol, max_iter, init):
             cost,
             reg=1.0 / lam,
             numItermax=max_iter,
-            stopThr=tol,
+            stopThr=tol / np.sqrt(source.n_classes),  # of the Euclidean norm
             log=True,
             warn=False,
             warmstart=start,
