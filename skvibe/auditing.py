@@ -2,11 +2,9 @@
 
 import csv
 import json
-import re
 import time
 import warnings
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +14,13 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
 from skvibe._checks import check_real
 from skvibe._version import __version__
-from skvibe.audit_evidence import (
-    distinctive_features,
-    distinctive_words,
-    nearest_trusted,
-    split_words,
-)
+from skvibe.audit_evidence import nearest_trusted
+from skvibe.report.plain_values import count_values, csv_cell, plain_value
+from skvibe.suspect_groups import find_groups
 
 ACTIONS = ("keep", "relabel", "drop", "review")
 # Odds of nine to one for another label: below that a person should look.
 _SURE = 0.9
-# A removed group is called planted if so much of it carries one label.
-_PURE = 0.8
-_FEWEST = 10
-_FORMULA = re.compile(r"^\s*[=+\-@\t\r\n]")
-_NUMBER = re.compile(r"^[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$")
 
 
 def audit(
@@ -166,71 +156,6 @@ def default_pipeline(*, random_state=0, verbose=0):
     return Pipeline(steps)
 
 
-@dataclass
-class SuspectGroup:
-    """What the suspect rows of one given class have in common.
-
-    Attributes
-    ----------
-    label : object
-        The given class.
-    n_rows, n_suspects, n_planted : int
-        Rows of the class, suspect rows among them, and rows among those for which
-        there is evidence that one trigger planted them.
-    removed_by : dict of str to int
-        Number of its rows removed by each filter.
-    better_labels : dict of object to int
-        Labels the classifier finds for the suspect rows, most frequent first.
-    evidence : list of str
-        What speaks for a trigger, in words; empty if nothing does.
-    words, features : list of tuple
-        See `distinctive_words` and `distinctive_features`.
-    """
-
-    label: object
-    n_rows: int
-    n_suspects: int
-    removed_by: dict
-    better_labels: dict
-    n_planted: int = 0
-    evidence: list = field(default_factory=list)
-    words: list = field(default_factory=list)
-    features: list = field(default_factory=list)
-
-    def describe(self):
-        """The group in a few sentences."""
-        share = f"{100 * self.n_suspects / max(self.n_rows, 1):.1f} % of the class"
-        rest = self.n_suspects - self.n_planted
-        doubt = "mislabelled or ambiguous"
-        if not self.evidence:
-            verb = "looks" if rest == 1 else "look"
-            text = f"Class {self.label} holds {_count(rest, 'row')} ({share}) that "
-            text += f"{verb} {doubt}; no common trigger was found."
-        else:
-            text = (
-                f"Class {self.label} holds {_count(self.n_planted, 'row')} that look "
-            )
-            text += f"planted by one trigger: {'; '.join(self.evidence)}."
-            if rest:
-                verb = "looks" if rest == 1 else "look"
-                text += f" {_count(rest, 'more row')} {verb} {doubt}."
-        return text + self._describe_labels() + self._describe_features()
-
-    def _describe_labels(self):
-        others = [(k, n) for k, n in self.better_labels.items() if k != self.label]
-        if not others:
-            return ""
-        best = ", ".join(f"{label} ({n:,})" for label, n in others[:3])
-        more = " and others" if len(others) > 3 else ""
-        return f" The classifier sees: {best}{more}."
-
-    def _describe_features(self):
-        if not self.features:
-            return ""
-        told = ", ".join(f"{n} {a:.3g} against {b:.3g}" for n, a, b in self.features)
-        return f" Means of suspect against trusted rows: {told}."
-
-
 class Audit:
     """The verdict on every row of a training set.
 
@@ -345,7 +270,7 @@ class Audit:
             vibe.transform(inputs), suspects, ~self.is_suspect
         )
         stages.begin("what suspect rows have in common")
-        self.groups = _find_groups(self, text, X, feature_names)
+        self.groups = find_groups(self, text, X, feature_names)
         stages.begin("done")
         return self
 
@@ -473,7 +398,7 @@ class Audit:
         rows = self.suspect_order()
         columns = {"row": rows, **self._columns(rows)}
         suspects = [
-            {name: _plain(column[k]) for name, column in columns.items()}
+            {name: plain_value(column[k]) for name, column in columns.items()}
             for k in range(len(rows))
         ]
         for line in suspects:
@@ -484,10 +409,10 @@ class Audit:
             "n_rows": len(self.given_labels),
             "n_suspects": len(rows),
             "threshold": float(self.threshold),
-            "classes": [_plain(label) for label in self.classes],
-            "actions": _counts(self.actions),
-            "removed_by": _counts(self.removed_by[self.removed_by != ""]),
-            "groups": [_group_dict(group) for group in self.groups],
+            "classes": [plain_value(label) for label in self.classes],
+            "actions": count_values(self.actions),
+            "removed_by": count_values(self.removed_by[self.removed_by != ""]),
+            "groups": [group.to_dict() for group in self.groups],
             "notes": self.notes,
             "summary": self.summary(),
             "suspects": suspects,
@@ -529,7 +454,7 @@ class Audit:
             writer = csv.writer(file)
             writer.writerow(columns)
             for values in zip(*columns.values(), strict=True):
-                writer.writerow([csv_cell(_plain(value)) for value in values])
+                writer.writerow([csv_cell(plain_value(value)) for value in values])
 
     def to_html(self, path=None, *, title="skvibe audit", figures=True):
         """The report as one web page that needs no network.
@@ -563,30 +488,6 @@ class Audit:
 
     def __repr__(self):
         return f"<Audit: {self.summary().splitlines()[0]}>"
-
-
-def csv_cell(value):
-    """A value as a spreadsheet may hold it without running it as a formula.
-
-    Parameters
-    ----------
-    value : object
-        Cell value. Numbers, also as text, stay as they are.
-
-    Returns
-    -------
-    object
-        The value, or its text with a leading apostrophe.
-
-    Examples
-    --------
-    >>> from skvibe.auditing import csv_cell
-    >>> csv_cell("=1+1"), csv_cell("-1"), csv_cell("fine")
-    ("'=1+1", '-1', 'fine')
-    """
-    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.match(value):
-        return "'" + value
-    return value
 
 
 class _Stages:
@@ -638,96 +539,3 @@ def _suggest(self, threshold):
     actions[agreed & (self.poison_scores >= max(_SURE, threshold))] = "relabel"
     actions[self.removed_by != ""] = "drop"
     return actions
-
-
-def _find_groups(self, text, X, feature_names):
-    groups = []
-    trusted = ~self.is_suspect
-    if feature_names is not None and len(feature_names) != X.shape[1]:
-        raise ValueError(
-            f"feature_names has {len(feature_names)} names for {X.shape[1]} features."
-        )
-    for label in self.classes:
-        own = self.given_labels == label
-        suspect = own & self.is_suspect
-        if not suspect.any():
-            continue
-        better = Counter(_plain(v) for v in self.predicted_labels[suspect])
-        group = SuspectGroup(
-            label=_plain(label),
-            n_rows=int(own.sum()),
-            n_suspects=int(suspect.sum()),
-            removed_by=_counts(self.removed_by[suspect & (self.removed_by != "")]),
-            better_labels=dict(better.most_common()),
-        )
-        # What the removed rows share is not blurred by the other suspects.
-        core = suspect & (self.removed_by != "")
-        core = core if core.sum() >= _FEWEST else suspect
-        if text is not None and core.sum() >= _FEWEST:
-            group.words = distinctive_words(text, core, trusted)
-        if feature_names is not None and core.sum() >= _FEWEST:
-            group.features = distinctive_features(X, core, trusted, feature_names)
-        planted, group.evidence = _find_evidence(self, group, suspect, text)
-        group.n_planted = int(planted.sum())
-        groups.append(group)
-    return sorted(groups, key=lambda g: (-g.n_planted, -g.n_suspects))
-
-
-def _find_evidence(self, group, suspect, text):
-    """Rows of a class that one trigger planted, and what says so."""
-    planted, evidence = np.zeros(len(suspect), dtype=bool), []
-    for _, step in getattr(self.estimator, "steps", []):
-        mine = suspect & (self.removed_by == type(step).__name__)
-        if group.label in getattr(step, "suspect_classes_", ()):
-            evidence.append(
-                f"{mine.sum():,} are rows of other classes moved the same way"
-            )
-            planted |= mine
-        elif hasattr(step, "communities_"):
-            removed = (self.removed_by == type(step).__name__).sum()
-            if mine.sum() >= _FEWEST and mine.sum() >= _PURE * removed:
-                evidence.append(
-                    f"{mine.sum():,} form a group apart from all other rows"
-                )
-                planted |= mine
-    if group.words:
-        told = ", ".join(
-            f"“{word}” {100 * share:.0f} %" for word, share, _ in group.words
-        )
-        evidence.append(f"words hardly found in trusted rows: {told}")
-        planted |= _with_words(text, suspect, {word for word, _, _ in group.words})
-    return planted, evidence
-
-
-def _with_words(text, suspect, words):
-    mask = np.zeros(len(suspect), dtype=bool)
-    for i in np.flatnonzero(suspect):
-        mask[i] = not words.isdisjoint(split_words(text[i]))
-    return mask
-
-
-def _group_dict(group):
-    return {
-        "label": group.label,
-        "n_rows": group.n_rows,
-        "n_suspects": group.n_suspects,
-        "n_planted": group.n_planted,
-        "evidence": group.evidence,
-        "removed_by": group.removed_by,
-        "better_labels": {str(k): n for k, n in group.better_labels.items()},
-        "words": [list(entry) for entry in group.words],
-        "features": [list(entry) for entry in group.features],
-    }
-
-
-def _counts(values):
-    return dict(Counter(np.asarray(values).tolist()).most_common())
-
-
-def _count(n, noun):
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
-
-
-def _plain(value):
-    """A NumPy scalar as Python's own type."""
-    return value.item() if hasattr(value, "item") else value

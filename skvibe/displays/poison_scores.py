@@ -190,7 +190,7 @@ class PoisonScoreDisplay:
         counts = [f"{self.n_suspects_[i]:,} / {len(members[i]):,}" for i in drawn]
         right.set_yticks(places, counts)
         right.tick_params(length=0)
-        right.set_ylabel("suspect / all rows")
+        right.set_ylabel(f"rows with {threshold:g} or more / all rows")
         for spine in ("top", "left", "right"):
             ax.spines[spine].set_visible(False)
             if spine == "right":
@@ -198,7 +198,8 @@ class PoisonScoreDisplay:
         ax.set(xlim=(0, 1), ylim=(-len(drawn) + 0.75, 1.05))
         ax.set_xlabel(f"poison score (threshold {threshold:g}, dashed)")
         ax.set_ylabel("given label (heights: log count)")
-        title = f"{self.n_suspects_.sum():,} of {len(self.y):,} rows are suspect"
+        title = f"{self.n_suspects_.sum():,} of {len(self.y):,} rows"
+        title += f" score {threshold:g} or more"
         if len(drawn) < len(classes):
             title += f"\n{len(drawn)} of {len(classes)} classes, those with the most"
         ax.set_title(title, fontsize="medium")

@@ -270,13 +270,17 @@ def _tiles(audit):
 def _summary(audit):
     if not audit.groups:
         return f"<p>{html.escape(audit.summary())}</p>"
-    items = "".join(
-        f'<li class="{"planted" if group.evidence else "other"}">'
-        f"{html.escape(group.describe())}</li>"
-        for group in audit.groups
-    )
+    items = "".join(_finding(group) for group in audit.groups)
     first = html.escape(audit.summary().splitlines()[0])
     return f'<p>{first}</p><ul class="findings">{items}</ul>'
+
+
+def _finding(group):
+    first, *others = [html.escape(sentence) for sentence in group.sentences()]
+    if group.evidence:
+        first = f"<strong>{first}</strong>"
+    kind = "planted" if group.evidence else "other"
+    return f'<li class="{kind}">{" ".join([first, *others])}</li>'
 
 
 def _notes(audit):

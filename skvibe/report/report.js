@@ -21,8 +21,7 @@
   const columns = [
     ["row", "Row", true], ["action", "Action", false], ["given", "Given", false],
     ["clean", "Inferred", false], ["predicted", "Predicted", false],
-    ["score", "Score", true], ["removed", "Removed by", false],
-    ["reason", "Why", false],
+    ["score", "Score", true], ["reason", "Why", false],
   ];
   if (data.text || data.thumbs) columns.push(["content", "Content", false]);
   columns.push(["nearest", "Nearest trusted row", false]);
@@ -80,7 +79,6 @@
       const image = element("img", undefined, "thumb");
       image.src = data.images[thumb];
       image.alt = "";
-      image.loading = "lazy";
       cell.append(image);
     }
     if (text) {
@@ -193,7 +191,8 @@
       $("status").textContent = "No row is suspect.";
       return;
     }
-    const none = element("option", "most suspect first");
+    table.classList.toggle("has-text", Boolean(data.text));
+    const none = element("option", "most suspect");
     none.value = "";
     $("sort").append(none);
     for (const [key, name, number] of columns) {
