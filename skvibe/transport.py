@@ -61,6 +61,10 @@ class TransportResult:
         Whether ``error <= tol``.
     n_iter : int
         Passes made over the rows.
+    value : float
+        Optimum per row, in units of ``log_p``: the dual objective
+        ``mean_i logsumexp_k(lam log_p_ik + g_k) / lam - <g, prior> / lam``, which equals
+        ``sum_ik Q_ik log_p_ik + (H(Q) - ln N) / lam`` at the solution.
     """
 
     labels: Any
@@ -69,6 +73,7 @@ class TransportResult:
     error: float
     converged: bool
     n_iter: int
+    value: float
 
 
 def solve_transport(
@@ -117,7 +122,7 @@ def solve_transport(
     Returns
     -------
     TransportResult
-        Labels, plan, potentials, error, converged and n_iter.
+        Labels, plan, potentials, error, converged, n_iter and value.
 
     Raises
     ------
@@ -181,11 +186,11 @@ def solve_transport(
         last = RowSweep(
             source.blocks, n_rows=source.n_rows, lam=lam, precision=FINAL_PRECISION
         )
-        columns = last.labels(potentials, labels).columns
+        sums = last.labels(potentials, labels)
         plan = None
         if return_plan:
             plan = _responsibilities(source, potentials, lam, 1.0 / source.n_rows)
-    error = float(np.abs(columns - prior).sum())
+    error = float(np.abs(sums.columns - prior).sum())
     converged = error <= tol
     if not converged:
         warnings.warn(
@@ -203,6 +208,7 @@ def solve_transport(
         error=error,
         converged=converged,
         n_iter=n_iter,
+        value=float(sums.value - potentials @ prior) / lam,
     )
 
 

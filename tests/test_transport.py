@@ -99,6 +99,15 @@ def test_solution_has_the_form_and_the_marginals_of_the_optimum(problem):
     assert abs(prior @ result.potentials) <= 1e-9 + rounding
 
 
+def test_value_is_the_objective_at_the_solution():
+    log_p, prior = posterior(2000, 10), soft_prior(10)
+    result = solve_transport(log_p, prior, lam=5.0, tol=1e-10)
+    plan = exact_plan(log_p, result.potentials, 5.0)
+    entropy = -np.sum(plan * np.log(np.maximum(plan, 1e-300)))
+    objective = np.sum(plan * log_p) + (entropy - np.log(2000)) / 5.0
+    assert result.value == pytest.approx(objective, abs=1e-6)
+
+
 @st.composite
 def mild_problems(draw):
     """Problems on which Sinkhorn's algorithm ends in reasonable time."""
