@@ -63,8 +63,8 @@ class TransportResult:
         Passes made over the rows.
     value : float
         Optimum per row, in units of ``log_p``: the dual objective
-        ``mean_i logsumexp_k(lam log_p_ik + g_k) / lam - <g, prior> / lam``, which equals
-        ``sum_ik Q_ik log_p_ik + (H(Q) - ln N) / lam`` at the solution.
+        ``(mean_i logsumexp_k(lam log_p_ik + g_k) - <g, prior>) / lam``, at the solution
+        equal to ``sum_ik Q_ik log_p_ik + (H(Q) - ln N) / lam``.
     """
 
     labels: Any
