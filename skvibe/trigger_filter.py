@@ -15,11 +15,7 @@ from skvibe._removed_rows import (
     float_dtype,
     mark_removed,
 )
-from skvibe.triggers import (
-    false_alarm_rates,
-    search_triggers,
-    shifted_posterior,
-)
+from skvibe.triggers import search_triggers, shifted_posterior
 
 
 class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -247,15 +243,15 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return found
 
     def _decide(self, found, kept, present, codes, alpha, max_removed):
-        p_values = false_alarm_rates(found.statistics, found.n_starts)
+        p_values = found.p_values
         self.statistics_[present] = found.statistics
         self.p_values_[present] = p_values
-        unnatural = np.clip(found.shifted + found.noise, 0.0, 1.0)
+        unnatural = np.clip(found.moved + found.noise, 0.0, 1.0)
         self.scores_[kept] = unnatural * (1 - p_values[codes])
         suspect = p_values < alpha
         remove = suspect[codes] & (unnatural > 0.5)
         self.suspect_classes_ = self.classes_[present[suspect]]
-        self.directions_ = found.shifts[suspect] * self._scale
+        self.directions_ = (found.shifts @ found.unwhiten)[suspect] * self._scale
         if remove.sum() > max_removed * len(kept):
             warnings.warn(
                 f"TriggerFilter found {remove.sum()} of {len(kept)} rows suspect, "

@@ -1,269 +1,67 @@
-"""The mathematics of finding a trigger among the rows that share a given label.
+"""Which given labels hide rows moved by a trigger: the search and its two tests.
 
 Poisoned rows labelled k were drawn from the *other* classes and moved by one common
-vector. In the space whitened by the pooled within-class covariance this is a mixture
-with few unknowns, and it can be told from a natural sub-topic, which looks like one
-cloud. NumPy only; the estimator is in `skvibe.trigger_filter`.
+vector; a natural sub-topic of class k is one cloud. `skvibe.trigger_mixture` fits both
+explanations; here they are compared, for every class on its own and, where each class
+has one source only (all-to-all), across classes.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
-from scipy.special import logsumexp, softmax
 from scipy.stats import norm
-from sklearn.covariance import ledoit_wolf
+from scipy.stats import t as student_t
 
+from skvibe.trigger_mixture import ClassMixture, normalise, pooled_whitening
 
-def pooled_whitening(residuals):
-    """Symmetric whitening of rows whose class centre has been taken off.
-
-    Parameters
-    ----------
-    residuals : ndarray of shape (n_samples, n_features)
-        Rows minus the centre of their class.
-
-    Returns
-    -------
-    whiten, unwhiten : ndarray of shape (n_features, n_features)
-        ``rows @ whiten`` has the identity as its within-class covariance (up to
-        the shrinkage of Ledoit and Wolf); ``unwhiten`` is the inverse.
-    """
-    covariance, _ = ledoit_wolf(residuals, assume_centered=True)
-    values, vectors = np.linalg.eigh(np.asarray(covariance, dtype=np.float64))
-    # Constant or collinear features have no spread to divide by.
-    scale = np.sqrt(np.maximum(values, max(values[-1], 1e-300) * 1e-8))
-    whiten = (vectors / scale) @ vectors.T
-    unwhiten = (vectors * scale) @ vectors.T
-    return whiten.astype(residuals.dtype), unwhiten.astype(residuals.dtype)
-
-
-@dataclass
-class MixtureFit:
-    """Responsibilities and centres of one fitted mixture, rows as given.
-
-    Attributes
-    ----------
-    log_density : ndarray of shape (n_rows,)
-        Of each row under parameters estimated without the row's fold.
-    natural : ndarray of shape (n_rows, n_clouds)
-        Posterior of each cloud of correctly labelled rows.
-    shifted : ndarray of shape (n_rows, n_sources)
-        Posterior of being a row of each source class, moved by the trigger.
-    noise : ndarray of shape (n_rows, n_sources)
-        Posterior of being an unmoved row of each source class (label noise).
-    centers : ndarray of shape (n_clouds, n_features)
-    shift : ndarray of shape (n_features,)
-    """
-
-    log_density: np.ndarray
-    natural: np.ndarray
-    shifted: np.ndarray
-    noise: np.ndarray
-    centers: np.ndarray
-    shift: np.ndarray
-
-
-class ClassMixture:
-    """Mixtures for the rows of one given label, in whitened space.
-
-    ``n_clouds`` clouds with free centres (the label is right), one unmoved component
-    per source class (label noise) and, where asked for, the source classes moved by
-    one common free vector. Every covariance is the identity. Free centres and
-    the shift are cross-fitted: a row is never scored by parameters it helped to
-    estimate, otherwise in hundreds of dimensions each row would confirm itself.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n_rows, n_features)
-    sources : ndarray of shape (n_sources, n_features)
-        Means of the other classes.
-    prior : ndarray of shape (n_sources,)
-        Share of each source class among the moved rows. Fixed: leaving it free would
-        let one source stand for any natural cloud.
-    folds : ndarray of int of shape (n_rows,)
-        Cross-fitting fold of each row; duplicates share one.
-    """
-
-    def __init__(self, rows, sources, prior, folds):
-        # Rows of a fold are made contiguous, so that sums over folds are views.
-        self._order = np.argsort(folds, kind="stable")
-        self._rows = np.ascontiguousarray(rows[self._order])
-        self._fold = np.unique(folds[self._order], return_inverse=True)[1]
-        n_folds = self._fold[-1] + 1
-        edges = np.searchsorted(self._fold, np.arange(n_folds + 1))
-        self._slices = [slice(a, b) for a, b in pairwise(edges)]
-        self.sources = sources
-        self.log_prior = np.log(prior / prior.sum())
-        self._square = np.einsum("ij,ij->i", self._rows, self._rows)
-        self._to_sources = -0.5 * (
-            self._square[:, None]
-            - 2 * self._rows @ sources.T
-            + np.einsum("ij,ij->i", sources, sources)
-        )
-
-    def fit(self, natural, shifted=None, max_iter=25, tol=1e-4):
-        """Expectation-maximisation from given responsibilities.
-
-        Parameters
-        ----------
-        natural : ndarray of shape (n_rows, n_clouds)
-        shifted : ndarray of shape (n_rows,) or None
-            Posterior of being moved by a trigger; None fits natural clouds only.
-
-        Returns
-        -------
-        MixtureFit
-        """
-        rows, n, m = self._rows, len(self._rows), len(self.sources)
-        natural = natural[self._order]
-        n_clouds = natural.shape[1]
-        moved = None
-        if shifted is not None:
-            split = softmax(self._to_sources + self.log_prior, axis=1)
-            moved = shifted[self._order][:, None] * split
-        weights = self._weights(natural, moved, np.full((n, m), 0.01 / m))
-        last = -np.inf
-        for _ in range(max_iter):
-            centers = self._centers(natural)
-            parts = [self._from_centers(centers)]
-            if moved is not None:
-                shift = self._shift(moved)
-                parts.append(self._from_shift(shift))
-            parts.append(self._to_sources)
-            joint = np.concatenate(parts, axis=1) + weights
-            log_density = logsumexp(joint, axis=1)
-            posterior = np.exp(joint - log_density[:, None])
-            natural, noise = posterior[:, :n_clouds], posterior[:, -m:]
-            if moved is not None:
-                moved = posterior[:, n_clouds:-m]
-            weights = self._weights(natural, moved, noise)
-            total = log_density.sum()
-            if abs(total - last) < tol * n:
-                break
-            last = total
-        back = np.empty(n, dtype=int)
-        back[self._order] = np.arange(n)
-        no_moved = np.zeros((n, m), dtype=rows.dtype)
-        return MixtureFit(
-            log_density=log_density[back],
-            natural=natural[back],
-            shifted=(no_moved if moved is None else moved)[back],
-            noise=noise[back],
-            centers=centers.mean(axis=0),
-            shift=np.zeros(rows.shape[1]) if moved is None else shift.mean(axis=0),
-        )
-
-    def _weights(self, natural, moved, noise):
-        # Half a row, spread over the sources, keeps every component alive.
-        m = noise.shape[1]
-        counts = [natural.sum(axis=0), noise.sum(axis=0) + 0.5 / m]
-        if moved is not None:
-            counts.insert(1, (moved.sum() + 0.5) * np.exp(self.log_prior))
-        counts = np.maximum(np.concatenate(counts), 1e-12)
-        return np.log(counts / counts.sum()).astype(self._rows.dtype)
-
-    def _sums_without_fold(self, weights):
-        """Weighted sums of rows and of weights over the rows outside each fold."""
-        inside = np.stack([weights[s].T @ self._rows[s] for s in self._slices])
-        mass = np.stack([weights[s].sum(axis=0) for s in self._slices])
-        if len(self._slices) == 1:
-            return inside, mass
-        return inside.sum(axis=0) - inside, mass.sum(axis=0) - mass
-
-    def _centers(self, natural):
-        sums, mass = self._sums_without_fold(natural)
-        return sums / np.maximum(mass, 1e-9)[:, :, None]
-
-    def _shift(self, moved):
-        """Shrunk mean of (row - its source's mean), one for each fold.
-
-        The prior is isotropic with the variance the estimate itself suggests, so
-        a shift that is only estimation noise is drawn to zero.
-        """
-        d = self._rows.shape[1]
-        sums, mass = self._sums_without_fold(
-            np.concatenate([moved.sum(axis=1, keepdims=True), moved], axis=1)
-        )
-        mass = np.maximum(mass, 1e-9)
-        total = sums[:, 0] - mass[:, 1:] @ self.sources
-        mass = mass[:, :1]
-        noise = d / mass
-        signal = np.square(total / mass).sum(axis=1, keepdims=True) - noise
-        return total / (mass + d / np.maximum(signal, 1e-3 * noise))
-
-    def _from_centers(self, centers):
-        scores = np.empty((len(self._rows), centers.shape[1]), self._rows.dtype)
-        for s, center in zip(self._slices, centers, strict=True):
-            offset = 0.5 * np.einsum("ij,ij->i", center, center)
-            scores[s] = self._rows[s] @ center.T - offset
-        return scores - 0.5 * self._square[:, None]
-
-    def _from_shift(self, shift):
-        along = np.concatenate(
-            [self._rows[s] @ v for s, v in zip(self._slices, shift, strict=True)]
-        )
-        # |x - mu - v|^2 = |x - mu|^2 - 2 x.v + 2 mu.v + |v|^2
-        fixed = shift @ self.sources.T + 0.5 * np.square(shift).sum(axis=1)[:, None]
-        return self._to_sources + along[:, None] - fixed[self._fold]
-
-
-def vuong_statistic(difference, groups):
-    """Self-normalised sum of log-density differences; duplicates count as one.
-
-    Under the hypothesis that the two models are equally close to the truth (in
-    Kullback-Leibler divergence) it is standard normal for many rows (Vuong 1989),
-    and for symmetric differences its tail is sub-Gaussian at any number of rows.
-
-    Parameters
-    ----------
-    difference : ndarray of shape (n_rows,)
-    groups : ndarray of int of shape (n_rows,)
-        Identical rows carry the same number: their differences are not independent.
-
-    Returns
-    -------
-    float
-        Zero where the models agree on every row.
-    """
-    _, index = np.unique(groups, return_inverse=True)
-    sums = np.bincount(index, weights=difference)
-    spread = np.sqrt(np.square(sums).sum())
-    return float(sums.sum() / spread) if spread > 0 else 0.0
+# Label noise may lie this far off its class's mean (within-class standard deviations).
+REACH = 3.0
+# Two displacements agree when their common part is the larger part of each.
+AGREEMENT = np.sqrt(0.5)
+# A start other than the first must bring evidence of its own to be preferred.
+_PREFERRED = 2.0
+# Share of the false-alarm rate spent on the comparison across classes.
+_ACROSS = 0.1
+_N_STARTS = 3
 
 
 @dataclass
 class TriggerSearch:
-    """What `search_triggers` found; ``K`` classes in the order of their codes.
+    """What `search_triggers` found; K classes in the order of their codes.
 
     Attributes
     ----------
+    p_values : ndarray of shape (K,)
+        Family-wise corrected; 1 for a class with too few rows.
     statistics : ndarray of shape (K,)
-        Vuong statistic of "moved rows of other classes" over "a natural cloud".
-        NaN for a class with too few rows.
-    n_starts : int
-        Starting points tried for each class: the statistic is the best of them.
-    shifted, noise : ndarray of shape (n_samples,)
+        The smaller of the two statistics of the class's own test, standard normal
+        at most under its null hypothesis; NaN where not tested.
+    agreements : ndarray of shape (K,)
+        Largest cosine with the displacement of another class.
+    moved, noise : ndarray of shape (n_samples,)
         Posterior of being moved by a trigger, and of being an unmoved row of
         another class, in the row's given class.
     shifts : ndarray of shape (K, n_features)
-        The displacement in each class, in the space of the rows given.
+        The displacement in each class, whitened.
     means : ndarray of shape (K, n_features)
         Of the natural rows of each class, whitened.
-    whiten : ndarray of shape (n_features, n_features)
+    whiten, unwhiten : ndarray of shape (n_features, n_features)
+        To and from the whitened space.
     """
 
+    p_values: np.ndarray
     statistics: np.ndarray
-    n_starts: int
-    shifted: np.ndarray
+    agreements: np.ndarray
+    moved: np.ndarray
     noise: np.ndarray
     shifts: np.ndarray
     means: np.ndarray
     whiten: np.ndarray
+    unwhiten: np.ndarray
 
 
 def search_triggers(X, y, *, min_class_size=10, n_rounds=3, n_folds=5, seed=0):
-    """Fit, for every given class, the trigger model and its natural rival.
+    """Fit, for every given class, the trigger model and its natural rivals.
 
     Parameters
     ----------
@@ -272,96 +70,218 @@ def search_triggers(X, y, *, min_class_size=10, n_rounds=3, n_folds=5, seed=0):
     y : ndarray of int of shape (n_samples,)
         Codes 0 .. K-1, each present; ``K >= 2``.
     min_class_size : int, default=10
-        Smaller classes are not searched.
+        Smaller classes are not searched, smaller groups not called a trigger.
     n_rounds : int, default=3
         The covariance and class means are estimated again, without the moved
         rows, after each round.
     n_folds : int, default=5
         Folds of the cross-fitting.
     seed : int, default=0
+        Draws the folds.
 
     Returns
     -------
     TriggerSearch
+        Posteriors, displacements and corrected p-values.
     """
-    n_classes = int(y.max()) + 1
-    counts = np.bincount(y, minlength=n_classes).astype(X.dtype)
-    groups = number_duplicates(X)
-    rng = np.random.default_rng(seed)
-    folds = rng.integers(0, n_folds, groups.max() + 1)[groups]
-    members = [np.flatnonzero(y == k) for k in range(n_classes)]
-    class_means = np.stack([X[rows].mean(axis=0) for rows in members])
-    residuals = X - class_means[y]
-    natural = np.ones(len(X), dtype=X.dtype)
-    shifted, noise = np.zeros((2, len(X)), dtype=X.dtype)
-    statistics = np.full(n_classes, np.nan)
-    shifts = np.zeros_like(class_means)
+    state = _Search(X, y, min_class_size, n_folds, seed)
     for round_ in range(n_rounds):
-        whiten, unwhiten = pooled_whitening(residuals)
-        Z = X @ whiten
-        means = np.stack(
-            [np.average(Z[r], axis=0, weights=natural[r] + 1e-6) for r in members]
-        ).astype(X.dtype)
-        for k, rows in enumerate(members):
-            if len(rows) < min_class_size:
-                continue
-            others = np.delete(np.arange(n_classes), k)
-            mixture = ClassMixture(Z[rows], means[others], counts[others], folds[rows])
-            starts = starting_points(Z[rows], means, k)
-            if round_ > 0:
-                starts.append(shifted[rows])
-            fit, statistics[k] = _best_fit(mixture, starts, groups[rows])
-            natural[rows] = fit.natural.sum(axis=1)
-            shifted[rows] = fit.shifted.sum(axis=1)
-            noise[rows] = fit.noise.sum(axis=1)
-            shifts[k] = fit.shift @ unwhiten
-            centers = np.concatenate(
-                [fit.centers, means[others] + fit.shift, means[others]]
+        state.whiten_again()
+        for k in state.searched:
+            state.search_class(k, first=round_ == 0)
+    return state.result()
+
+
+class _Search:
+    """Arrays shared by the rounds of one search."""
+
+    def __init__(self, X, y, min_class_size, n_folds, seed):
+        self.X, self.min_class_size = X, min_class_size
+        self.n_classes = int(y.max()) + 1
+        self.counts = np.bincount(y, minlength=self.n_classes).astype(X.dtype)
+        self.members = [np.flatnonzero(y == k) for k in range(self.n_classes)]
+        self.searched = np.flatnonzero(self.counts >= min_class_size)
+        self.groups = number_duplicates(X)
+        rng = np.random.default_rng(seed)
+        self.folds = rng.integers(0, n_folds, self.groups.max() + 1)[self.groups]
+        class_means = np.stack([X[rows].mean(axis=0) for rows in self.members])
+        self.residuals = X - class_means[y]
+        self.natural = np.ones(len(X), dtype=X.dtype)
+        self.moved, self.noise = np.zeros((2, len(X)), dtype=X.dtype)
+        self.statistics = np.full(self.n_classes, np.nan)
+        self.shifts = np.zeros_like(class_means)
+        # Where the group lies seen from its own class, were it a natural one.
+        self.offsets = np.zeros_like(class_means)
+        self.size = np.zeros(self.n_classes)
+
+    def whiten_again(self):
+        self.whiten, self.unwhiten = pooled_whitening(self.residuals)
+        self.Z = self.X @ self.whiten
+        weights = self.natural + 1e-6
+        self.means = np.stack(
+            [weights[r] @ self.Z[r] / weights[r].sum() for r in self.members]
+        )
+
+    def mixture(self, k):
+        rows, others = self.members[k], np.delete(np.arange(self.n_classes), k)
+        return ClassMixture(
+            self.Z[rows], self.means[others], self.counts[others], self.folds[rows]
+        )
+
+    def search_class(self, k, first):
+        rows = self.members[k]
+        starts = [suspicion(self.Z[rows], self.means, k)]
+        if first:
+            starts.extend(sides(self.Z[rows]))
+        else:
+            starts.append(self.moved[rows])
+        fit, statistic = best_fit(self.mixture(k), starts, self.groups[rows])
+        self.keep(k, fit)
+        self.statistics[k] = statistic
+
+    def keep(self, k, fit):
+        rows, others = self.members[k], np.delete(np.arange(self.n_classes), k)
+        self.natural[rows] = fit.natural.sum(axis=0)
+        self.moved[rows] = fit.group
+        self.noise[rows] = fit.noise.sum(axis=0)
+        self.shifts[k], self.size[k] = fit.shift, fit.group.sum()
+        self.offsets[k] = self.own_offset(k, fit)
+        means = self.means[others]
+        centers = np.concatenate([fit.centers, means + fit.shift, means])
+        posterior = np.concatenate([fit.natural, fit.moved, fit.noise])
+        nearest = centers[posterior.argmax(axis=0)]
+        self.residuals[rows] = (self.Z[rows] - nearest) @ self.unwhiten
+
+    def own_offset(self, k, fit):
+        sources = np.delete(self.means, k, axis=0)
+        share = fit.moved.sum(axis=1) / max(fit.group.sum(), 1e-9)
+        return fit.shift + share @ sources - fit.centers[0]
+
+    def result(self):
+        natural_size = self.counts - self.size
+        enough = np.minimum(self.size, natural_size) >= self.min_class_size
+        own = np.where(enough, own_p_values(self.statistics), 1.0)
+        across, agreements = across_p_values(
+            self.shifts, self.offsets, self.size, enough
+        )
+        across = self._share_shift(across)
+        return TriggerSearch(
+            p_values=np.minimum(1.0, np.minimum(own / (1 - _ACROSS), across / _ACROSS)),
+            statistics=self.statistics,
+            agreements=agreements,
+            moved=self.moved,
+            noise=self.noise,
+            shifts=self.shifts,
+            means=self.means,
+            whiten=self.whiten,
+            unwhiten=self.unwhiten,
+        )
+
+    def _share_shift(self, across):
+        """Search the other classes again from the displacement that some share."""
+        linked = across < 1e-3
+        if not linked.any():
+            return across
+        weights = self.size[linked]
+        shared = np.average(self.shifts[linked], axis=0, weights=weights)
+        natural = np.average(self.offsets[linked], axis=0, weights=weights)
+        for k in np.setdiff1d(self.searched, np.flatnonzero(linked)):
+            rows = self.members[k]
+            start = _start_from_shift(self.Z[rows], self.means, k, shared)
+            fit = self.mixture(k).fit((1 - start)[None], start)
+            from_natural = np.linalg.norm(self.own_offset(k, fit) - natural)
+            agrees = (
+                cosines(np.stack([fit.shift, shared]))[0, 1] > AGREEMENT
+                and np.linalg.norm(fit.shift) > REACH
+                and np.linalg.norm(fit.shift - shared) < from_natural
             )
-            posterior = np.concatenate([fit.natural, fit.shifted, fit.noise], axis=1)
-            nearest = centers[posterior.argmax(axis=1)]
-            residuals[rows] = (Z[rows] - nearest) @ unwhiten
-    return TriggerSearch(
-        statistics=statistics,
-        n_starts=len(starts) if n_classes else 0,
-        shifted=shifted,
-        noise=noise,
-        shifts=shifts,
-        means=means,
-        whiten=whiten,
-    )
+            sizes = fit.group.sum(), fit.natural.sum()
+            if agrees and min(sizes) >= self.min_class_size:
+                self.keep(k, fit)
+                across[k] = across[linked].max()
+        return across
 
 
-def _best_fit(mixture, starts, groups):
-    """The trigger model that beats the best natural model most clearly."""
-    rivals = [mixture.fit(np.stack([1 - s, s], axis=1)) for s in starts]
-    rival = max(rivals, key=lambda fit: fit.log_density.sum())
-    best, best_statistic = None, -np.inf
-    for start in starts:
-        fit = mixture.fit((1 - start)[:, None], start)
-        difference = (fit.log_density - rival.log_density).astype(np.float64)
-        statistic = vuong_statistic(difference, groups)
-        if statistic > best_statistic:
-            best, best_statistic = fit, statistic
-    return best, best_statistic
+def best_fit(mixture, starts, groups):
+    """The trigger model that beats its natural rivals most clearly.
 
+    Parameters
+    ----------
+    mixture : ClassMixture
+        Of the class.
+    starts : list of ndarray of shape (n_rows,)
+        First guesses of the posterior of being moved. The first is kept unless
+        another brings evidence.
+    groups : ndarray of int of shape (n_rows,)
+        From `number_duplicates`.
 
-def starting_points(rows, means, k):
-    """First guesses of which rows labelled k are moved: three posteriors.
-
-    The first asks the other classes: a row nearer to another class's mean is
-    suspect, whatever its displacement. The other two split the class along
-    its direction of largest spread and suspect either side, for a class where the
-    poison outnumbers the rest and its own mean says nothing.
+    Returns
+    -------
+    fit : MixtureFit
+        The trigger model.
+    statistic : float
+        The smaller of two: against the same group as one natural cloud, and
+        against label noise displaced by `REACH` at most. Both must be large.
     """
-    scores = rows @ means.T - 0.5 * np.square(means).sum(axis=1)
-    wrong_class = 1 - softmax(scores, axis=1)[:, k]
+    best, highest = None, -np.inf
+    for start in starts:
+        fit = mixture.fit((1 - start)[None], start)
+        cloud = mixture.fit(np.stack([1 - fit.group, fit.group]))
+        gain = fit.log_density.astype(np.float64) - cloud.log_density
+        statistic = min(
+            vuong_statistic(gain, groups),
+            vuong_statistic(mixture.reach_contrast(fit, REACH), groups),
+        )
+        if best is None or statistic > max(highest, _PREFERRED):
+            best, highest = fit, statistic
+    return best, highest
+
+
+def suspicion(rows, means, k):
+    """Posterior that rows labelled k belong to another class, by the means alone.
+
+    A moved row is nearer to the class it was drawn from, whatever its displacement.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows, n_features)
+        Whitened rows labelled k.
+    means : ndarray of shape (K, n_features)
+        Whitened means of all classes.
+    k : int
+        Their code.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,)
+    """
+    scores = means @ rows.T - 0.5 * np.square(means).sum(axis=1)[:, None]
+    return 1 - normalise(scores)[1][k]
+
+
+def sides(rows):
+    """The two sides of the class along its direction of largest spread.
+
+    For a class where moved rows outnumber the others: its own mean then says nothing.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows, n_features)
+        Whitened rows of one label.
+
+    Returns
+    -------
+    list of two ndarray of shape (n_rows,)
+        Posterior guesses that add up to one.
+    """
     centred = rows - rows.mean(axis=0)
-    gram = centred.T @ centred if len(rows) > rows.shape[1] else centred @ centred.T
-    direction = np.linalg.eigh(gram)[1][:, -1]
-    along = centred @ direction if len(rows) > rows.shape[1] else direction
+    if len(rows) > rows.shape[1]:
+        direction = np.linalg.eigh(centred.T @ centred)[1][:, -1]
+        along = centred @ direction
+    else:
+        along = np.linalg.eigh(centred @ centred.T)[1][:, -1]
     side = np.where(_split_in_two(along), 0.99, 0.01).astype(rows.dtype)
-    return [wrong_class, side, 1 - side]
+    return [side, 1 - side]
 
 
 def _split_in_two(values, max_iter=20):
@@ -379,32 +299,168 @@ def _split_in_two(values, max_iter=20):
 
 
 def number_duplicates(X):
-    """One integer for each row, the same for rows that are equal bit by bit."""
+    """One integer for each row, the same for rows that are equal bit by bit.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+
+    Returns
+    -------
+    ndarray of int of shape (n_samples,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> number_duplicates(np.array([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]]))
+    array([0, 1, 0])
+    """
     seen: dict[bytes, int] = {}
     return np.array([seen.setdefault(row.tobytes(), len(seen)) for row in X])
 
 
-def false_alarm_rates(statistics, n_starts):
-    """Family-wise corrected p-values of the classes (Bonferroni).
+def vuong_statistic(difference, groups):
+    """Self-normalised sum of log-density differences; duplicates count as one.
 
-    Corrected for the number of classes searched and of starting points of each; NaN
-    statistics give 1.
+    Where two models are equally close to the truth (in Kullback-Leibler divergence)
+    it is standard normal for many rows [1]_, and for symmetric differences its tail is
+    sub-Gaussian for any number of rows [2]_.
+
+    Parameters
+    ----------
+    difference : ndarray of shape (n_rows,)
+        Log density of each row under the first model less that under the second.
+    groups : ndarray of int of shape (n_rows,)
+        Identical rows carry the same number: their differences are not independent.
+
+    Returns
+    -------
+    float
+        Zero where the models agree on every row; never above the square root of the
+        number of distinct rows.
+
+    References
+    ----------
+    .. [1] Q. H. Vuong, "Likelihood ratio tests for model selection and non-nested
+       hypotheses", Econometrica 57 (1989), doi:10.2307/1912557.
+    .. [2] B. Efron, "Student's t-test under symmetry conditions", J. Amer. Statist.
+       Assoc. 64 (1969), doi:10.1080/01621459.1969.10501056.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> vuong_statistic(np.ones(9), np.arange(9))
+    3.0
+    >>> vuong_statistic(np.ones(9), np.zeros(9, dtype=int))
+    1.0
+    """
+    _, index = np.unique(groups, return_inverse=True)
+    sums = np.bincount(index, weights=difference)
+    spread = np.sqrt(np.square(sums).sum())
+    return float(sums.sum() / spread) if spread > 0 else 0.0
+
+
+def own_p_values(statistics):
+    """Bonferroni-corrected p-values of the classes' own tests.
+
+    Parameters
+    ----------
+    statistics : ndarray of shape (K,)
+        NaN where not tested.
+
+    Returns
+    -------
+    ndarray of shape (K,)
+        Corrected for the number of classes tested and of starting points; 1 where
+        not tested.
     """
     tested = np.isfinite(statistics)
-    tail = norm.sf(np.where(tested, statistics, 0.0))
-    corrected = np.minimum(tail * max(tested.sum(), 1) * n_starts, 1.0)
-    return np.where(tested, corrected, 1.0)
+    tail = norm.sf(np.where(tested, statistics, -np.inf))
+    return np.minimum(tail * max(tested.sum(), 1) * _N_STARTS, 1.0)
+
+
+def across_p_values(shifts, offsets, sizes, eligible):
+    """Corrected p-values of "this class's displacement is another class's too".
+
+    With one source for each class (all-to-all) a moved group is one cloud and no class
+    can be judged alone. Two natural facts must be ruled out for a pair of classes.
+    Unrelated groups point in unrelated directions: in d whitened dimensions
+    the cosine of their displacements has a known law. And a sub-topic that two
+    classes share lies equally far from *their own* means, where moved rows lie equally
+    far from the means of their sources: the group centres must fit the second better.
+
+    Parameters
+    ----------
+    shifts : ndarray of shape (K, n_features)
+        Whitened displacements of the groups from their sources.
+    offsets : ndarray of shape (K, n_features)
+        Whitened displacements of the groups from their own class.
+    sizes : ndarray of shape (K,)
+        Numbers of rows in the groups.
+    eligible : ndarray of bool of shape (K,)
+        Classes to compare.
+
+    Returns
+    -------
+    p_values : ndarray of shape (K,)
+        1 without a partner at a cosine above `AGREEMENT`.
+    agreements : ndarray of shape (K,)
+        Largest cosine with another eligible class, 0 without one.
+    """
+    n_classes, d = shifts.shape
+    p_values, agreements = np.ones(n_classes), np.zeros(n_classes)
+    classes = np.flatnonzero(eligible & (np.linalg.norm(shifts, axis=1) > REACH))
+    if len(classes) < 2 or d < 3:
+        return p_values, agreements
+    cosine = np.clip(cosines(shifts[classes]), -1 + 1e-12, 1 - 1e-12)
+    np.fill_diagonal(cosine, -1.0 + 1e-12)
+    agreements[classes] = cosine.max(axis=1)
+    p_direction = student_t.sf(cosine * np.sqrt((d - 1) / (1 - cosine**2)), d - 1)
+    p_place = _same_place_p_values(shifts[classes], offsets[classes], sizes[classes])
+    pairs = n_classes * (n_classes - 1) / 2
+    p_pair = np.where(cosine > AGREEMENT, np.maximum(p_direction, p_place), 1.0)
+    p_values[classes] = np.minimum(p_pair.min(axis=1) * pairs, 1.0)
+    return p_values, agreements
+
+
+def _same_place_p_values(shifts, offsets, sizes):
+    """That two groups are no nearer each other seen from their sources, by pairs.
+
+    Group centres have the identity over their size as covariance, so the difference of
+    the two squared distances is normal, with a known variance.
+    """
+    from_sources = shifts[:, None] - shifts[None]
+    from_own = offsets[:, None] - offsets[None]
+    gain = np.square(from_own).sum(axis=2) - np.square(from_sources).sum(axis=2)
+    lever = np.linalg.norm(from_own - from_sources, axis=2)
+    variance = 1 / np.maximum(sizes, 1)
+    spread = 2 * lever * np.sqrt(variance[:, None] + variance[None])
+    return norm.sf(gain / np.maximum(spread, 1e-12))
+
+
+def cosines(vectors):
+    """Cosine of every pair of rows, shape (n_rows, n_rows)."""
+    vectors = np.asarray(vectors, dtype=np.float64)
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return unit @ unit.T
+
+
+def _start_from_shift(rows, means, k, shift):
+    """Posterior of being a row of another class moved by a known shift."""
+    centers = means + shift
+    centers[k] = means[k]
+    return suspicion(rows, centers, k)
 
 
 def shifted_posterior(Z, means, shift):
-    """Posterior that an unlabelled row carries a shift, at even odds.
+    """Posterior that unlabelled rows carry a shift, at even odds.
 
     Parameters
     ----------
     Z : ndarray of shape (n_rows, n_features)
         Whitened rows.
     means : ndarray of shape (K, n_features)
-        Means of all classes, whitened.
+        Whitened means of all classes.
     shift : ndarray of shape (n_features,)
         Whitened displacement.
 
@@ -412,8 +468,10 @@ def shifted_posterior(Z, means, shift):
     -------
     ndarray of shape (n_rows,)
     """
-    plain = Z @ means.T - 0.5 * np.square(means).sum(axis=1)
-    moved = means + shift
-    carried = Z @ moved.T - 0.5 * np.square(moved).sum(axis=1)
-    log_odds = logsumexp(carried, axis=1) - logsumexp(plain, axis=1)
+
+    def log_density(centers):
+        offset = 0.5 * np.square(centers).sum(axis=1)
+        return normalise(centers @ Z.T - offset[:, None])[0].astype(np.float64)
+
+    log_odds = log_density(means + shift) - log_density(means)
     return 1.0 / (1.0 + np.exp(-np.clip(log_odds, -60, 60)))
