@@ -10,8 +10,10 @@ from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import NotFittedError
 from sklearn.kernel_approximation import Nystroem
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import LinearSVC
 from skorch.callbacks import Callback, EpochScoring
 from skorch.dataset import ValidSplit
 
@@ -51,6 +53,13 @@ def make_images(n=120, dtype=np.float32):
     return X.astype(dtype), y
 
 
+METHODS = (
+    "predict",
+    "predict_proba",
+    "decision_function",
+    "clean_posterior",
+    "transform",
+)
 ENCODERS = [
     pytest.param({"encoder": encoder()}, id="frozen"),
     pytest.param({"encoder": encoder(), "train_encoder": True}, id="trained"),
@@ -116,6 +125,8 @@ def test_attributes(n_classes):
     assert vibe.train_mask_.dtype == bool
     assert vibe.train_mask_.all()
     assert vibe.n_removed_rows_ == 0
+    agree = (vibe.clean_labels_ == y) & (vibe.poison_scores_ < 0.5)
+    np.testing.assert_array_equal(vibe.trusted_mask_, agree)
     np.testing.assert_allclose(vibe.prior_, 1 / k, rtol=1e-6)
     for prototypes in (vibe.prototypes_, vibe.corrupted_prototypes_):
         np.testing.assert_allclose(np.linalg.norm(prototypes, axis=1), 1, rtol=1e-9)
@@ -146,6 +157,7 @@ def test_priors():
     learned = quick(prior="learned").fit(X, y).prior_
     np.testing.assert_allclose(learned, 1 / 3, atol=0.05)
     assert len(set(learned)) == 3
+    np.testing.assert_allclose(quick(prior="uniform").fit(X, y).prior_, 1 / 3, 1e-6)
     warm = quick(prior="learned", prior_temperature=2.0).fit(X, y).prior_
     assert np.ptp(warm) > np.ptp(learned)
 
@@ -190,7 +202,31 @@ def test_posterior_is_the_stated_one():
     np.testing.assert_allclose(vibe.transform(X), v, rtol=1e-12)
     weights = np.exp(7.0 * v @ vibe.prototypes_.T) * vibe.prior_
     expected = weights / weights.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(vibe.predict_proba(X), expected, rtol=1e-9)
+    np.testing.assert_allclose(vibe.clean_posterior(X), expected, rtol=1e-9)
+    plain = quick(kappa=7.0, prior=[0.2, 0.3, 0.5], refit=False).fit(X, y)
+    np.testing.assert_array_equal(plain.predict_proba(X), vibe.clean_posterior(X))
+
+
+def test_refit():
+    X, y = make_rows()
+    kept = KNeighborsClassifier(3)
+    prototypes, logistic, neighbors = (
+        quick(refit=refit).fit(X, y) for refit in (False, True, kept)
+    )
+    assert prototypes.refit_classifier_ is None
+    assert isinstance(logistic.refit_classifier_, LogisticRegression)
+    assert neighbors.refit_classifier_.n_neighbors == 3
+    # The classifier given is a template.
+    assert not hasattr(kept, "classes_")
+    # It predicts, and changes nothing else.
+    for vibe in (logistic, neighbors):
+        np.testing.assert_array_equal(vibe.poison_scores_, prototypes.poison_scores_)
+        np.testing.assert_array_equal(
+            vibe.clean_posterior(X), prototypes.clean_posterior(X)
+        )
+        assert not np.array_equal(vibe.predict_proba(X), prototypes.predict_proba(X))
+        expected = vibe.refit_classifier_.predict_proba(vibe.transform(X))
+        np.testing.assert_allclose(vibe.predict_proba(X), expected, atol=1e-12)
 
 
 def test_only_the_direction_of_a_row_counts():
@@ -236,7 +272,7 @@ def test_poison_score_agrees_with_an_encoder(params, dtype):
 def test_poison_score_is_the_stated_formula():
     X, y = make_rows()
     vibe = quick().fit(X, y)
-    proba = vibe.predict_proba(X)
+    proba = vibe.clean_posterior(X)
     own = proba[np.arange(len(y)), y].copy()
     proba[np.arange(len(y)), y] = 0
     other = proba.max(axis=1)
@@ -276,6 +312,7 @@ def test_removed_rows_leave_no_trace_but_keep_their_place():
     alone = quick().fit(X[~removed], names[~removed])
     np.testing.assert_array_equal(vibe.train_mask_, ~removed)
     assert vibe.n_removed_rows_ == removed.sum()
+    assert not vibe.trusted_mask_[removed].any()
     np.testing.assert_array_equal(vibe.predict_proba(X), alone.predict_proba(X))
     for name in ("clean_labels_", "clean_proba_", "poison_scores_"):
         published = getattr(vibe, name)
@@ -322,7 +359,7 @@ def test_prediction_takes_no_removed_rows():
     X, y = make_rows()
     vibe = quick().fit(X, y)
     marked = with_removed(X, np.arange(len(X)) < 1)
-    for method in ("predict", "predict_proba", "decision_function", "transform"):
+    for method in METHODS:
         with pytest.raises(ValueError, match="contains NaN"):
             getattr(vibe, method)(marked)
     with pytest.raises(ValueError, match="contains NaN"):
@@ -645,7 +682,7 @@ def test_clone_does_not_carry_what_was_learned():
         ({"corrupted_posterior": "ful"}, ValueError, "corrupted_posterior .* 'full'"),
         ({"pseudo_labels": None}, ValueError, "pseudo_labels .* 'hard'"),
         ({"solver": "POT"}, ValueError, "solver must be one of 'torch', 'pot'"),
-        ({"prior": "balanced"}, ValueError, "prior must be one of 'uniform'"),
+        ({"prior": "balanced"}, ValueError, "prior must be one of .*'uniform'"),
         ({"prior": [0.5, 0.5]}, ValueError, "prior must be .* 3 positive numbers"),
         ({"prior": [1, 0, 1]}, ValueError, "prior must be .* positive"),
         ({"prior": [1, np.nan, 1]}, ValueError, "prior must be"),
@@ -657,6 +694,9 @@ def test_clone_does_not_carry_what_was_learned():
         ({"encoder": "resnet18"}, TypeError, "encoder must be a torch.nn.Module"),
         ({"encoder": torch.nn.Linear}, TypeError, "encoder must be a torch.nn.Module"),
         ({"train_encoder": True}, ValueError, "train_encoder=True needs an encoder"),
+        ({"refit": None}, TypeError, "refit must be True, False or a .* classifier"),
+        ({"refit": LinearRegression()}, TypeError, "refit must be"),
+        ({"refit": LinearSVC()}, TypeError, "refit must be .* predict_proba"),
         ({"net_params": [1]}, TypeError, "net_params must be a dict"),
         ({"random_state": "zero"}, ValueError, "cannot be used to seed"),
     ],
@@ -762,9 +802,7 @@ def make_rows_with_one_class_left():
     return with_removed(X, y == 0), y
 
 
-@pytest.mark.parametrize(
-    "method", ["predict", "predict_proba", "decision_function", "transform"]
-)
+@pytest.mark.parametrize("method", METHODS)
 def test_prediction_needs_a_fit_and_the_same_features(method):
     X, y = make_rows()
     with pytest.raises(NotFittedError):
