@@ -194,16 +194,9 @@ class _Pass:
         self.classes = torch.arange(n, dtype=self.working, device=device)
         n_outer = n if self.curvature else 0
         self.outer = torch.zeros(n_outer, n_outer, device=device)
-        self.sums = {
-            "value": torch.zeros(1, **double),
-            "columns": torch.zeros(n, **double),
-            "clear": torch.zeros(n, **double),
-            "ambiguous": torch.zeros(1, **double),
-            "rows": torch.zeros(1, **double),
-            "overflow": torch.zeros(1, **double),
-            "magnitude": torch.zeros(1, **double),
-            "reach": torch.full((n if self.first else 0,), -torch.inf, **double),
-        }
+        self.flat = torch.zeros(5 + 3 * n, **double)
+        self.sums = _named(self.flat, n)
+        self.sums["reach"].fill_(-torch.inf)
 
     def _as_column(self, vector):
         return vector[:, None] if self.axis == 0 else vector
@@ -324,10 +317,10 @@ class _Pass:
 
     def _to_host(self):
         """All sums in one transfer."""
-        self.sums["outer"] = self.outer.flatten().double()
-        flat = torch.cat(list(self.sums.values())).cpu().numpy()
-        ends = np.cumsum([len(part) for part in self.sums.values()])
-        return dict(zip(self.sums, np.split(flat, ends[:-1]), strict=True))
+        both = torch.cat([self.flat, self.outer.flatten().double()]).cpu().numpy()
+        sums = _named(both, self.n_classes)
+        sums["outer"] = both[len(self.flat) :]
+        return sums
 
     def _means(self, sums):
         n, n_rows = self.n_classes, self.sweep.n_rows
@@ -338,8 +331,8 @@ class _Pass:
             # As a graph Laplacian: rounding then keeps it positive semi-definite.
             curvature = -sums["outer"].reshape(n, n) / n_rows
             curvature = 0.5 * (curvature + curvature.T)
-            np.fill_diagonal(curvature, 0.0)
-            np.fill_diagonal(curvature, -curvature.sum(axis=1))
+            curvature.flat[:: n + 1] = 0.0
+            curvature.flat[:: n + 1] = -curvature.sum(axis=1)
         return RowSums(
             value=sums["value"][0] / n_rows,
             columns=columns / n_rows,
@@ -347,3 +340,11 @@ class _Pass:
             noise=self.rounding + self.sweep.precision,
             reach=sums["reach"] if self.first else None,
         )
+
+
+def _named(flat, n):
+    """Views of the parts of a vector of sums for n classes."""
+    sums = {"columns": flat[5 : 5 + n], "clear": flat[5 + n : 5 + 2 * n]}
+    sums["reach"] = flat[5 + 2 * n : 5 + 3 * n]
+    names = ("value", "ambiguous", "rows", "overflow", "magnitude")
+    return sums | {name: flat[i : i + 1] for i, name in enumerate(names)}

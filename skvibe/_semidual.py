@@ -12,7 +12,7 @@ through a ``sweep`` alone.
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg.lapack import dposv
 
 DAMPING = 1e-3
 MAX_DAMPING = 1e12
@@ -181,15 +181,14 @@ class _Ascent:
         has no rows yet.
         """
         root = np.sqrt(np.maximum(self.prior, point.columns))
-        matrix = point.curvature / np.outer(root, root)
-        matrix += np.outer(root, root) / (root @ root)
-        matrix[np.diag_indices_from(matrix)] += damping
-        try:
-            factor = cho_factor(matrix, lower=True, overwrite_a=True)
-        except (LinAlgError, ValueError):
-            return None
-        step = cho_solve(factor, point.gradient / root) / root
-        return step if np.isfinite(step).all() else None
+        scale = np.outer(root, root)
+        matrix = point.curvature / scale
+        matrix += scale / (root @ root)
+        matrix.flat[:: len(root) + 1] += damping
+        right = point.gradient / root
+        _, step, failed = dposv(matrix, right, lower=1, overwrite_a=True)
+        step = step / root
+        return None if failed or not np.isfinite(step).all() else step
 
     def _along_path(self, point):
         """Solve for smaller lam first, then follow the solution up to lam itself."""
