@@ -48,7 +48,13 @@ class Communities:
 
 
 def find_communities(
-    edges, n_nodes, n_communities, *, backend="igraph", random_state=None
+    edges,
+    n_nodes,
+    n_communities,
+    *,
+    features=None,
+    backend="igraph",
+    random_state=None,
 ):
     """Partition a graph into ``n_communities`` by modularity (Leiden).
 
@@ -67,6 +73,9 @@ def find_communities(
         Number of nodes.
     n_communities : int
         Number of communities wanted.
+    features : ndarray of shape (n_nodes, n_features), default=None
+        Positions of the nodes. Only used if communities must be merged between
+        which there is no edge at all: those with the nearest means are.
     backend : {"igraph", "leidenalg"}, default="igraph"
         Which implementation of Leiden runs.
     random_state : int, RandomState instance or None, default=None
@@ -82,8 +91,10 @@ def find_communities(
     -----
     Two communities p and q are merged in the order of ``A_pq / (d_p d_q)`` (edge
     weight between them over the product of their degrees), which is the order in
-    which lowering the resolution would make merging pay [2]_. A small group apart
-    from all others is so merged last, whatever its size.
+    which lowering the resolution would make merging pay [2]_. Pairs without edges
+    come last: by the distance of their means if ``features`` are given, else those
+    of the smallest degrees first. A small group apart from all others so stays a
+    community, which it would not if modularity were to be kept highest.
 
     References
     ----------
@@ -107,7 +118,7 @@ def find_communities(
     labels, resolution, n_runs = _search_resolution(run, n_communities)
     found = int(labels.max()) + 1
     if found > n_communities:
-        labels = _merge(labels, edges, n_communities)
+        labels = _merge(labels, edges, n_communities, features)
     labels = _by_size(labels)
     reached = int(labels.max()) + 1
     return Communities(labels, reached, resolution, n_runs, found - reached)
@@ -199,33 +210,45 @@ def _leiden_runner(edges, n_nodes, backend, seed):
     return run_igraph if backend == "igraph" else run_leidenalg
 
 
-def _merge(labels, edges, target):
+def _merge(labels, edges, target, features):
     """Merge communities until ``target`` are left."""
     found = int(labels.max()) + 1
     links = community_links(labels, edges, found)
-    degrees = links.sum(axis=1)
-    # A node without edges is a community of degree 0; unlinked pairs are ordered by
-    # the product of their degrees.
-    degrees = np.maximum(degrees, 1.0)
-    small = 0.5 / max(len(edges), 1)
-    groups = np.arange(found)
+    degrees = np.maximum(links.sum(axis=1), 1.0)
+    sizes = np.bincount(labels).astype(np.float64)
+    means = None
+    if features is not None:
+        means = np.array([features[labels == p].mean(axis=0) for p in range(found)])
+        means = means.astype(np.float64)
     alive = np.ones(found, dtype=bool)
-    strength = (links + small) / np.outer(degrees, degrees)
-    np.fill_diagonal(strength, -np.inf)
+
+    def score(p):
+        """How soon to merge p with each other community: linked pairs above 0."""
+        gaps = (
+            degrees * degrees[p]
+            if means is None
+            else np.linalg.norm(means - means[p], axis=1)
+        )
+        row = np.where(links[p] > 0, links[p] / (degrees * degrees[p]), -gaps)
+        row[~alive] = -np.inf
+        row[p] = -np.inf
+        return row
+
+    scores = np.array([score(p) for p in range(found)])
+    groups = np.arange(found)
     for _ in range(found - target):
-        p, q = divmod(int(np.argmax(strength)), found)
-        p, q = min(p, q), max(p, q)
+        p, q = sorted(divmod(int(np.argmax(scores)), found))
+        if means is not None:
+            total = sizes[p] + sizes[q]
+            means[p] = (sizes[p] * means[p] + sizes[q] * means[q]) / total
         links[p] += links[q]
         links[:, p] += links[:, q]
         degrees[p] += degrees[q]
+        sizes[p] += sizes[q]
         alive[q] = False
         groups[groups == q] = p
-        strength[q] = strength[:, q] = -np.inf
-        strength[p] = np.where(
-            alive, (links[p] + small) / (degrees * degrees[p]), -np.inf
-        )
-        strength[p, p] = -np.inf
-        strength[:, p] = strength[p]
+        scores[q] = scores[:, q] = -np.inf
+        scores[p] = scores[:, p] = score(p)
     return groups[labels]
 
 

@@ -214,7 +214,7 @@ class OffManifoldFilter(OneToOneFeatureMixin, TransformerMixin, _OffManifoldEsti
     random_state : int, RandomState instance or None, default=None
         Seed of Leiden (and of pynndescent).
     n_jobs : int, default=None
-        Threads of the neighbour search. Does not change the result.
+        Threads of the neighbour search. Does not change the result of the exact one.
     verbose : int, default=0
         Above 0, print what each stage found.
 
@@ -265,6 +265,10 @@ class OffManifoldFilter(OneToOneFeatureMixin, TransformerMixin, _OffManifoldEsti
 
     Notes
     -----
+    What it can find is a group of rows that is tight, far away and not much smaller
+    than ``n_neighbors``. Poison that stays among the clean rows (a small patch seen
+    through raw pixels, say) is left to the classifier.
+
     ``fit(X, y).transform(X)`` removes nothing: only `fit_transform` does, which is
     what a Pipeline calls in fit. Steps between the filter and the classifier must
     let NaN pass, as `StandardScaler` does.

@@ -208,8 +208,8 @@ def _prepare(X, query, metric):
     if metric == "cosine":
         for part in parts:
             # By the largest entry first, so that the squares cannot overflow.
-            for norm in (np.abs(part).max(axis=1), np.linalg.norm(part, axis=1)):
-                part /= np.where(norm > 0, norm, 1.0)[:, None]
+            part /= _nonzero(np.abs(part).max(axis=1, keepdims=True))
+            part /= _nonzero(np.linalg.norm(part, axis=1, keepdims=True))
     centre = parts[0].mean(axis=0)
     spread = max(np.abs(part - centre).max(initial=0.0) for part in parts)
     # Powers of two, so that small integers and their ties survive the rounding.
@@ -217,6 +217,10 @@ def _prepare(X, query, metric):
     centre = np.rint(centre / scale * 64.0) * (scale / 64.0)
     parts = [((part - centre) / scale).astype(np.float32) for part in parts]
     return parts[0], parts[-1]
+
+
+def _nonzero(norms):
+    return np.where(norms > 0, norms, 1.0)
 
 
 def _search_chunk(base, columns, norms, points, start, n_neighbors):

@@ -249,7 +249,12 @@ def detect_off_manifold(
         edges = transformer_edges(neighbors, features)
     _report(verbose, f"graph: {n} rows, {len(edges)} edges")
     partition = find_communities(
-        edges, n, n_classes + 1, backend=leiden, random_state=rng
+        edges,
+        n,
+        n_classes + 1,
+        features=features,
+        backend=leiden,
+        random_state=rng,
     )
     labels = partition.labels
     _report(
@@ -336,7 +341,7 @@ def community_distances(centroids, distance="signed"):
     >>> from skvibe.off_manifold import community_distances
     >>> centroids = np.array([[0.0, 0.0], [0.0, 1.0], [9.0, 0.0]])
     >>> community_distances(centroids).round(2)
-    array([-0.18, -0.26,  0.44])
+    array([-0.22, -0.22,  0.44])
     """
     centroids = np.asarray(centroids, dtype=np.float64)
     gaps = np.array([np.linalg.norm(centroids - row, axis=1) for row in centroids])

@@ -1,0 +1,166 @@
+import random
+import threading
+
+import numpy as np
+import pytest
+
+from skvibe.communities import community_links, find_communities
+from skvibe.knn import find_neighbors, neighbor_edges
+
+
+def make_graph(n_groups, n=1200, seed=0, spread=8.0, d=12):
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((n_groups, d))
+    centres *= spread / np.linalg.norm(centres, axis=1, keepdims=True)
+    groups = rng.integers(n_groups, size=n)
+    X = centres[groups] + rng.standard_normal((n, d))
+    return neighbor_edges(find_neighbors(X, 20)), groups
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return make_graph(8)
+
+
+@pytest.mark.parametrize("backend", ["igraph", "leidenalg"])
+@pytest.mark.parametrize("wanted", [2, 3, 5, 7, 8, 9, 12, 20, 40])
+def test_exactly_as_many_as_asked_for(graph, wanted, backend):
+    edges, groups = graph
+    found = find_communities(edges, len(groups), wanted, backend=backend)
+    assert found.n_communities == wanted
+    assert set(found.labels) == set(range(wanted))
+    sizes = np.bincount(found.labels)
+    assert (np.diff(sizes) <= 0).all()
+    assert found.n_runs <= 11
+
+
+@pytest.mark.parametrize("backend", ["igraph", "leidenalg"])
+def test_natural_groups_in_one_run(graph, backend):
+    edges, groups = graph
+    found = find_communities(edges, len(groups), 8, backend=backend, random_state=0)
+    assert found.n_runs == 1
+    table = np.zeros((8, 8))
+    np.add.at(table, (found.labels, groups), 1)
+    assert table.max(axis=1).sum() > 0.99 * len(groups)
+
+
+def test_merging_keeps_a_small_group_apart():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((1500, 6))
+    X[:60] += 30.0
+    edges = neighbor_edges(find_neighbors(X, 20))
+    found = find_communities(edges, 1500, 2, random_state=0)
+    assert found.n_merged > 0
+    np.testing.assert_array_equal(np.flatnonzero(found.labels == 1), np.arange(60))
+
+
+def test_merging_loses_little_modularity_against_a_scan():
+    import igraph
+
+    edges, groups = make_graph(11, spread=3.0)
+    graph = igraph.Graph(n=len(groups), edges=edges.tolist())
+    for wanted in (6, 9):
+        found = find_communities(edges, len(groups), wanted, random_state=0)
+        scan = [
+            find_one(graph, resolution)
+            for resolution in np.linspace(0.1, 3.0, 50)  # the reference's scan
+        ]
+        best = max(
+            (graph.modularity(m) for m in scan if max(m) + 1 == wanted), default=0.0
+        )
+        assert graph.modularity(found.labels.tolist()) > best - 0.01
+
+
+def find_one(graph, resolution):
+    return graph.community_leiden(
+        objective_function="modularity", resolution=resolution
+    ).membership
+
+
+@pytest.mark.parametrize("backend", ["igraph", "leidenalg"])
+def test_same_seed_same_communities(backend):
+    edges, groups = make_graph(11, spread=2.0)
+    runs = [
+        find_communities(edges, len(groups), 9, backend=backend, random_state=3).labels
+        for _ in range(3)
+    ]
+    np.testing.assert_array_equal(runs[0], runs[1])
+    np.testing.assert_array_equal(runs[0], runs[2])
+
+
+def test_global_generators_are_left_alone(graph):
+    edges, groups = graph
+    random.seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    python_state, numpy_state = random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    for backend in ("igraph", "leidenalg"):
+        find_communities(edges, len(groups), 9, backend=backend, random_state=0)
+    assert random.getstate() == python_state
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+
+
+def test_igraph_draws_from_python_again_afterwards(graph):
+    import igraph
+
+    edges, groups = graph
+    find_communities(edges, len(groups), 9, random_state=0)
+    random.seed(1)
+    before = random.getstate()
+    igraph.Graph.Erdos_Renyi(50, 0.5)
+    assert random.getstate() != before
+
+
+def test_threads_do_not_disturb_each_other():
+    edges, groups = make_graph(11, spread=2.0)
+    alone = [
+        find_communities(edges, len(groups), 9, random_state=s).labels for s in range(4)
+    ]
+    together = [None] * 4
+
+    def search(seed):
+        found = find_communities(edges, len(groups), 9, random_state=seed)
+        together[seed] = found.labels
+
+    threads = [threading.Thread(target=search, args=(s,)) for s in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for a, b in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_fewer_than_asked_for_is_said():
+    # Three nodes cannot make five communities.
+    found = find_communities(np.array([[0, 1], [1, 2]]), 3, 5, random_state=0)
+    assert found.n_communities == 3
+    assert found.n_merged == 0
+
+
+def test_unlinked_parts_are_merged_smallest_or_nearest_first():
+    pairs = np.arange(10).reshape(5, 2)
+    clique = np.array([[i, j] for i in range(10, 22) for j in range(i + 1, 22)])
+    edges = np.vstack([pairs, clique])
+    found = find_communities(edges, 22, 2, random_state=0)
+    np.testing.assert_array_equal(found.labels, np.repeat([1, 0], [10, 12]))
+    # The first pair far from all others.
+    features = np.repeat([9.0, 0.0], [2, 20])[:, None]
+    found = find_communities(edges, 22, 2, features=features, random_state=0)
+    np.testing.assert_array_equal(found.labels, np.repeat([1, 0], [2, 20]))
+
+
+def test_nodes_without_edges_are_communities():
+    found = find_communities(np.array([[0, 1]]), 4, 3, random_state=0)
+    assert found.n_communities == 3
+    assert found.labels[0] == found.labels[1]
+
+
+def test_links_count_edges_and_degrees():
+    edges = np.array([[0, 1], [1, 2], [2, 3]])
+    links = community_links(np.array([0, 0, 1, 1]), edges, 2)
+    np.testing.assert_array_equal(links, [[2, 1], [1, 2]])
+
+
+def test_unknown_backend():
+    with pytest.raises(ValueError, match="leiden must be one of"):
+        find_communities(np.array([[0, 1]]), 2, 2, backend="louvain")
