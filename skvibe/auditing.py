@@ -195,7 +195,7 @@ class Audit:
     >>> import skvibe
     >>> from skvibe.datasets import load_poisoned_digits
     >>> data = load_poisoned_digits()
-    >>> found = skvibe.audit(data.X, data.y)
+    >>> found = skvibe.audit(data.X, data.y, estimator=skvibe.VIBEClassifier())
     >>> found.table.columns.tolist()[:4]
     ['given_label', 'clean_label', 'predicted_label', 'poison_score']
     """
@@ -483,7 +483,8 @@ class Audit:
         page = render_page(self, title=title, figures=figures)
         if path is None:
             return page
-        Path(path).write_text(page, encoding="utf-8")
+        # Bytes: line ends as they are, or the digests in the page's policy break.
+        Path(path).write_bytes(page.encode("utf-8", "replace"))
         return None
 
     def __repr__(self):

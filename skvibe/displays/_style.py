@@ -26,12 +26,12 @@ def import_pyplot(who):
     return plt
 
 
-def figure_and_axes(ax, who, figsize=None):
+def figure_and_axes(ax, who, figsize=None, layout="constrained"):
     """The axes given and their figure, or those of a new figure."""
     plt = import_pyplot(who)
     if ax is not None:
         return ax.figure, ax
-    return plt.subplots(figsize=figsize, layout="constrained")
+    return plt.subplots(figsize=figsize, layout=layout)
 
 
 def plain(value, longest=_LONGEST_NAME):

@@ -15,7 +15,8 @@ class EMProgressDisplay:
     """Evidence lower bound and share of changed clean labels over the EM rounds.
 
     The bound should rise and flatten, the changes should fall to about none. The first
-    round, which has no labels to compare with, counts as no change.
+    round takes the corrupted posterior as constant: its bound, a hollow point, does not
+    compare with the others, and it has no labels to compare with either.
 
     It is recommended to use `from_estimator` or `from_predictions`.
 
@@ -125,7 +126,9 @@ class EMProgressDisplay:
         upper, lower = self.ax_
         rounds = np.arange(1, len(self.lower_bounds) + 1)
         style = {"lw": 1.5, "ms": 4}
-        upper.plot(rounds, self.lower_bounds, marker="o", color=BLUE, **style)
+        bounds = np.asarray(self.lower_bounds)
+        upper.plot(rounds[1:], bounds[1:], marker="o", color=BLUE, **style)
+        upper.plot(rounds[:1], bounds[:1], "o", color=BLUE, mfc="white", **style)
         upper.set_ylabel("lower bound\n(nats per row)")
         # The first round has nothing to compare with.
         lower.plot(

@@ -290,7 +290,8 @@ default=None
             s=1.4 * size + 4,
             marker="x",
             color=VERMILLION,
-            lw=0.9,
+            lw=0.8,
+            alpha=0.8,
             rasterized=True,
         )
 
@@ -313,11 +314,14 @@ default=None
 
         halo = [withStroke(linewidth=2.5, foreground="white")]
         numbered = _are_long(classes)
+        # Room for the names inside the frame.
+        self.ax_.margins(0.12)
         for code, place in enumerate(self.prototypes):
             self.ax_.annotate(
                 str(code) if numbered else plain(classes[code]),
                 place,
-                xytext=(7, 5),
+                xytext=(0, 8),
+                ha="center",
                 textcoords="offset points",
                 fontsize="small",
                 fontweight="bold",

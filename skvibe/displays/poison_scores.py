@@ -190,7 +190,7 @@ class PoisonScoreDisplay:
         counts = [f"{self.n_suspects_[i]:,} / {len(members[i]):,}" for i in drawn]
         right.set_yticks(places, counts)
         right.tick_params(length=0)
-        right.set_ylabel(f"rows with {threshold:g} or more / all rows")
+        right.set_ylabel(f"score ≥ {threshold:g} / all rows", labelpad=8)
         for spine in ("top", "left", "right"):
             ax.spines[spine].set_visible(False)
             if spine == "right":

@@ -133,7 +133,9 @@ class PoisoningRuleDisplay:
         """
         rule = np.asarray(self.poisoning_rule)
         n_classes = len(rule)
-        self.figure_, self.ax_ = figure_and_axes(ax, type(self).__name__, (6.4, 5.2))
+        self.figure_, self.ax_ = figure_and_axes(
+            ax, type(self).__name__, (6.4, 5.2), layout="compressed"
+        )
         self.im_ = self.ax_.imshow(rule, cmap="cividis", vmin=0, vmax=1)
         if values_format is not None and n_classes <= _NUMBERED:
             self._write_numbers(rule, values_format)
