@@ -60,7 +60,9 @@ class FrozenEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         check_is_fitted(self)
         rows = self._validate(X, fitting=False)
-        cached = check_memory(self.memory).cache(_embed_rows, ignore=["encoder"])
+        is_path = isinstance(self.memory, Path)
+        memory = check_memory(str(self.memory) if is_path else self.memory)
+        cached = memory.cache(_embed_rows, ignore=["encoder"])
         return cached(self, rows, self._settings())
 
     def _embed(self, rows):

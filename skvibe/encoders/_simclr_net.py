@@ -90,6 +90,7 @@ class SimCLRNet(NeuralNet):
         self.checkpoint = checkpoint
         self.checkpoint_period = checkpoint_period
         self.seed = seed
+        self.max_epochs: int
         self.show_progress = show_progress
         super().__init__(*args, **kwargs)
 
@@ -98,8 +99,10 @@ class SimCLRNet(NeuralNet):
         self.order_ = torch.Generator()
         self.set_params(iterator_train__generator=self.order_)
         self.initialize()
-        self.loss_curve_, self.seconds_ = [], 0.0
-        self.description_, n_epochs = description, self.max_epochs
+        self.loss_curve_: list[float] = []
+        self.seconds_ = 0.0
+        self.description_ = description
+        n_epochs: int = self.max_epochs
         self._load()
         resumed = len(self.loss_curve_)
         self.n_batches_ = len(images) // self.batch_size

@@ -28,6 +28,8 @@ class PixelMax(torch.nn.Module):
     255.0
     """
 
+    value: torch.Tensor
+
     def __init__(self, pixel_max="auto"):
         super().__init__()
         known = 0.0 if pixel_max == "auto" else float(pixel_max)

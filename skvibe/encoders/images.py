@@ -256,8 +256,10 @@ def _unpickle(path, name):
         with open(path / name, "rb") as file:
             return _CifarUnpickler(file, encoding="bytes").load()
     with tarfile.open(path) as archive:
-        file = archive.extractfile(f"cifar-10-batches-py/{name}")
-        return _CifarUnpickler(file, encoding="bytes").load()
+        content = archive.extractfile(f"cifar-10-batches-py/{name}")
+        if content is None:
+            raise FileNotFoundError(f"{path.name} does not hold {name}.")
+        return _CifarUnpickler(content, encoding="bytes").load()
 
 
 class _CifarUnpickler(pickle.Unpickler):
@@ -306,8 +308,8 @@ def _draw_balanced(labels, kept, part, n_rows, rng):
 def _read_image(file, size):
     from PIL import Image
 
-    with Image.open(file) as image:
-        image = image.convert("RGB")
+    with Image.open(file) as opened:
+        image = opened.convert("RGB")
         if size is not None and image.size != size[::-1]:
             image = image.resize(size[::-1], Image.Resampling.BILINEAR)
         return np.asarray(image)

@@ -282,8 +282,8 @@ class SelfSupervisedEncoder(
 
     def _describe(self, images, seed):
         """What a checkpoint belongs to."""
-        names = ("encoder", "augment", "max_epochs", "batch_size", "lr", "temperature")
-        names += ("projection_size", "mixed_precision")
+        names = ["encoder", "augment", "max_epochs", "batch_size", "lr", "temperature"]
+        names += ["projection_size", "mixed_precision"]
         settings = {name: describe_parameter(getattr(self, name)) for name in names}
         settings["net_params"] = repr(sorted(self.net_params or {}))
         return {**settings, "X": describe_images(images), "random_state": str(seed)}

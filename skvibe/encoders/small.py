@@ -38,7 +38,8 @@ class SmallConvNet(torch.nn.Module):
     def __init__(self, in_channels=3, *, width=32, n_stages=3, **input_params):
         super().__init__()
         self.input = ImageInput(in_channels, **input_params)
-        layers, channels = [], in_channels
+        layers: list[torch.nn.Module] = []
+        channels = in_channels
         for stage in range(n_stages):
             out = width * 2**stage
             if stage:
