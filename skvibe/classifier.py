@@ -1,7 +1,6 @@
 """The classifier: variational inference of clean labels, then of the class."""
 
 import copy
-import warnings
 
 import numpy as np
 import torch
@@ -10,24 +9,26 @@ from sklearn.base import (
     ClassifierMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
+    clone,
+    is_classifier,
 )
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 from sklearn.utils import TransformerTags, check_array, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.utils import to_device
 
-from skvibe._batches import BatchIterator
 from skvibe._checks import check_integer, check_option, check_real
 from skvibe._device import resolve_device
+from skvibe._fitting import fit_em
 from skvibe._removed_rows import check_finite_rows, find_removed
-from skvibe.em import VIBEModule, VIBENet
 from skvibe.posteriors import (
     clean_log_posterior,
     poison_score_from_log_posterior,
     poisoning_log_rule,
     unit_rows,
 )
+from skvibe.trust import refit_labels, trusted_rows
 
 # set_params("optimizer__momentum") and the like reach the inner skorch net.
 _NET_PREFIXES = (
@@ -39,6 +40,7 @@ _NET_PREFIXES = (
     "dataset",
 )
 _CHUNK = 4096
+_PRIORS = ("auto", "uniform", "empirical", "learned")
 
 
 class VIBEClassifier(
@@ -76,16 +78,18 @@ class VIBEClassifier(
         Whether p(y | l, x) depends on the row ("full") or only on the clean label.
     pseudo_labels : {"hard", "soft"}, default="hard"
         Whether the M-step uses the most probable clean label or its distribution.
-    prior : {"uniform", "empirical", "learned"} or array of shape (n_classes,), \
-default="uniform"
-        Class shares to which the clean labels are balanced. "empirical": shares of
-        the given labels; on poisoned data it lets the backdoor through. "learned":
+    prior : {"auto", "uniform", "empirical", "learned"} or array of shape \
+(n_classes,), default="auto"
+        Class shares to which the clean labels are balanced. "auto": equal shares
+        first, then shares counted from the rows that could be trusted, until they
+        settle; they stay equal where they are nearly so. "empirical": shares of the
+        given labels; on poisoned data it lets the backdoor through. "learned":
         ``softmax(prior_temperature * theta)``, as in the paper.
     prior_temperature : float, default=0.02
         Used by ``prior="learned"``, > 0.
     max_iter : int, default=1000
         Largest number of SGD iterations (mini-batches); `tol` usually ends earlier.
-    e_step_period : int, default=50
+    e_step_period : int, default=20
         SGD iterations from one E-step to the next.
     batch_size : int, default=1024
         Rows of a mini-batch.
@@ -94,6 +98,11 @@ default="uniform"
     tol : float, default=1e-3
         Training stops when two E-steps in a row change at most this share of the
         clean labels.
+    refit : bool or classifier, default=True
+        After EM, fit an ordinary classifier on the unit features of the rows whose
+        labels are trusted, and of rows relabelled beyond reasonable doubt; it then
+        makes the predictions. True: logistic regression with C=10. False: the clean
+        prototypes predict, as in the paper.
     solver : {"torch", "pot"}, default="torch"
         Who solves the transport problem.
     device : str or torch.device, default="auto"
@@ -123,6 +132,11 @@ default="uniform"
         True for rows that were trained on, False for removed rows.
     n_removed_rows_ : int
         Number of removed rows.
+    trusted_mask_ : ndarray of bool of shape (n_samples,)
+        Rows whose given label is believed: it is the clean label, and its poison
+        score is under 0.5. False for removed rows.
+    refit_classifier_ : classifier or None
+        What makes the predictions; None where the prototypes do.
     prior_ : ndarray of shape (n_classes,)
         Class shares pi.
     prototypes_ : ndarray of shape (n_classes, n_features_out)
@@ -177,13 +191,14 @@ default="uniform"
         nu=20.0,
         corrupted_posterior="full",
         pseudo_labels="hard",
-        prior="uniform",
+        prior="auto",
         prior_temperature=0.02,
         max_iter=1000,
-        e_step_period=50,
+        e_step_period=20,
         batch_size=1024,
         lr=0.1,
         tol=1e-3,
+        refit=True,
         solver="torch",
         device="auto",
         net_params=None,
@@ -204,6 +219,7 @@ default="uniform"
         self.batch_size = batch_size
         self.lr = lr
         self.tol = tol
+        self.refit = refit
         self.solver = solver
         self.device = device
         self.net_params = net_params
@@ -276,6 +292,7 @@ default="uniform"
             features or classes left, and for parameters out of range.
         """
         self._check_params()
+        self._forget()
         device = resolve_device(self.device)
         X, given = self._check_fit_data(X, y)
         keep = self.train_mask_
@@ -285,10 +302,11 @@ default="uniform"
 
         self._encoder = _copy_encoder(self.encoder, device)
         rows, features = self._training_rows(inputs, device)
-        module_params = self._module_params(features, given[keep], seed)
-        net = self._build_net(module_params, len(rows), device, seed)
-        _train(net, rows, given[keep], seed, device, self.train_encoder)
-        self._publish(net, inputs, given, module_params)
+        codes = torch.from_numpy(given[keep]).to(device)
+        trained = self._encoder if self.train_encoder else None
+        n_classes = len(self.classes_)
+        net = fit_em(self, rows, features, codes, n_classes, seed, encoder=trained)
+        self._publish(net, inputs, given)
         return self
 
     def _check_params(self):
@@ -314,13 +332,35 @@ default="uniform"
         )
         check_option("pseudo_labels", self.pseudo_labels, ("hard", "soft"))
         check_option("solver", self.solver, ("torch", "pot"))
-        if isinstance(self.prior, str):
-            check_option("prior", self.prior, ("uniform", "empirical", "learned"))
+        if not isinstance(self.refit, bool) and not (
+            is_classifier(self.refit) and hasattr(self.refit, "predict_proba")
+        ):
+            raise TypeError(
+                "refit must be True, False or a scikit-learn classifier with "
+                f"predict_proba, got {self.refit!r}."
+            )
         if self.net_params is not None and not isinstance(self.net_params, dict):
             raise TypeError(
                 "net_params must be a dict of skorch parameters or None, got "
                 f"{type(self.net_params).__name__}."
             )
+        for name in self.net_params or {}:
+            if name.partition("__")[0] not in _NET_PREFIXES:
+                raise ValueError(
+                    f"net_params holds {name!r}; it may hold "
+                    f"{', '.join(_NET_PREFIXES)} and what they take, such as "
+                    "optimizer__momentum. Other settings are parameters of the "
+                    "classifier itself."
+                )
+
+    def _forget(self):
+        """Drop what an earlier fit left: a fit that fails must not keep half of it."""
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+
+    def __sklearn_is_fitted__(self):
+        # The last thing that fit sets.
+        return hasattr(self, "refit_classifier_")
 
     def _check_fit_data(self, X, y):
         """Validated X and label codes; sets what is known before training."""
@@ -341,8 +381,9 @@ default="uniform"
         if len(self.classes_) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs labels of at least 2 classes, got 1 "
-                f"class ({self.classes_[0]!r}) in y."
+                f"class ({self.classes_.tolist()[0]!r}) in y."
             )
+        _check_prior(self.prior, len(self.classes_))
         self.train_mask_ = ~removed
         self.n_removed_rows_ = int(removed.sum())
         if len(np.unique(given[~removed])) < 2:
@@ -366,88 +407,13 @@ default="uniform"
             return features, features
         features = self._encode(inputs, device)
         if self.train_encoder:
-            return torch.from_numpy(np.ascontiguousarray(inputs)), features
+            # torch knows no read-only tensors and no negative strides.
+            usable = inputs.flags.writeable and inputs.flags.c_contiguous
+            inputs = inputs if usable else np.array(inputs, order="C")
+            return torch.from_numpy(inputs).to(device), features
         return features, features
 
-    def _module_params(self, features, given, seed):
-        """Start of the prototypes and of the prior."""
-        n_classes = len(self.classes_)
-        given = torch.from_numpy(given).to(features.device)
-        counts = torch.bincount(given, minlength=n_classes)
-        sums = torch.zeros(
-            (n_classes, features.shape[1]), dtype=torch.float64, device=features.device
-        )
-        for start in range(0, len(features), _CHUNK):
-            block = slice(start, start + _CHUNK)
-            sums.index_add_(0, given[block], features[block].double())
-        means = (sums / counts.clamp_min(1)[:, None]).float()
-        log_prior, theta = self._initial_prior(counts.cpu().numpy(), seed)
-        return {
-            "module__prototypes": means,
-            "module__corrupted": means,
-            "module__log_prior": log_prior,
-            "module__theta": theta,
-            "module__kappa": float(self.kappa),
-            "module__prior_temperature": float(self.prior_temperature),
-            "module__encoder": self._encoder if self.train_encoder else None,
-        }
-
-    def _initial_prior(self, counts, seed):
-        n_classes = len(counts)
-        if isinstance(self.prior, str) and self.prior == "learned":
-            generator = torch.Generator().manual_seed(seed)
-            return None, torch.randn(n_classes, generator=generator)
-        if isinstance(self.prior, str) and self.prior == "uniform":
-            prior = np.full(n_classes, 1.0)
-        elif isinstance(self.prior, str):
-            # A class whose rows were all removed keeps a vanishing share.
-            prior = np.maximum(counts, 1e-3)
-        else:
-            prior = _check_prior(self.prior, n_classes)
-        log_prior = np.log(prior / np.sum(prior))
-        return torch.from_numpy(log_prior.astype(np.float32)), None
-
-    def _build_net(self, module_params, n_rows, device, seed):
-        batch_size = min(self.batch_size, n_rows)
-        batches = -(-n_rows // batch_size)
-        # One more than needed: the net itself ends the training at max_iter.
-        epochs = -(-self.max_iter // batches) + 1
-        params = {
-            "batch_size": batch_size,
-            "max_epochs": epochs,
-            "criterion": torch.nn.CrossEntropyLoss,
-            "optimizer": torch.optim.SGD,
-            "optimizer__momentum": 0.9,
-            "optimizer__weight_decay": 5e-4,
-            "lr": self.lr,
-            "iterator_train": BatchIterator,
-            "iterator_train__shuffle": True,
-            "iterator_train__generator": torch.Generator().manual_seed(seed),
-            "iterator_valid": BatchIterator,
-            "train_split": None,
-            "verbose": 0,
-        }
-        if module_params["module__theta"] is not None:
-            params["optimizer__param_groups"] = [("theta", {"lr": 0.1})]
-        # Callbacks are changed by training: deep copies keep the user's as they are.
-        params.update(copy.deepcopy(self.net_params or {}))
-        return VIBENet(
-            VIBEModule,
-            **module_params,
-            **params,
-            device=device,
-            lam=float(self.lam),
-            nu=float(self.nu),
-            corrupted_posterior=self.corrupted_posterior,
-            pseudo_labels=self.pseudo_labels,
-            solver=self.solver,
-            max_iter=self.max_iter,
-            e_step_period=self.e_step_period,
-            em_tol=self.tol,
-            em_verbose=self.verbose,
-        )
-
-    def _publish(self, net, inputs, given, module_params):
+    def _publish(self, net, inputs, given):
         """Set the fitted attributes, aligned with the rows given to fit."""
         keep, n_classes = self.train_mask_, len(self.classes_)
         module = net.module_
@@ -476,13 +442,36 @@ default="uniform"
         self.clean_labels_ = self.classes_[self.clean_proba_.argmax(axis=1)]
         self.poison_scores_ = np.ones(len(given))
         self.poison_scores_[keep] = self._score_rows(inputs, given[keep])
+        clean = self.clean_proba_.argmax(axis=1)
+        self.trusted_mask_ = keep & trusted_rows(given, clean, self.poison_scores_)
         # The training data do not travel with the model.
         del net.em_
+        refit = None
+        if self.refit is not False:
+            refit = self._fit_refit(inputs, given[keep], clean[keep])
+        self.refit_classifier_ = refit
+
+    def _fit_refit(self, inputs, given, clean):
+        """An ordinary classifier on the rows whose label is known well enough."""
+        scores = self.poison_scores_[self.train_mask_]
+        mask, labels = refit_labels(given, clean, scores)
+        for missing in np.setdiff1d(given, labels[mask]):
+            # A class without one trusted row: its own rows are all there is.
+            mask |= given == missing
+            labels[given == missing] = missing
+        if self.refit is True:
+            classifier = LogisticRegression(C=10, max_iter=1000)
+        else:
+            classifier = clone(self.refit)
+        if classifier.get_params().get("random_state", 0) is None:
+            random_state = check_random_state(self.random_state)
+            classifier.set_params(random_state=random_state.randint(2**31 - 1))
+        return classifier.fit(self._features(inputs[mask]), labels[mask])
 
     # -- predict -----------------------------------------------------------------
 
     def decision_function(self, X):
-        """Clean logits, ``kappa mu_l . v + log pi_l``.
+        """Confidence of each class.
 
         Parameters
         ----------
@@ -492,16 +481,16 @@ default="uniform"
         Returns
         -------
         ndarray of shape (n_samples, n_classes) or (n_samples,)
-            With two classes the logit of ``classes_[1]`` minus that of
-            ``classes_[0]``.
+            Logarithm of `predict_proba`; with two classes the difference of the two,
+            that of ``classes_[1]`` minus that of ``classes_[0]``.
         """
-        logits = self._log_posterior(self._check_predict_data(X))
+        logits = self._predicted_log_proba(self._check_predict_data(X))
         if logits.shape[1] == 2:
             return logits[:, 1] - logits[:, 0]
         return logits
 
     def predict_proba(self, X):
-        """Clean posterior p(l | x).
+        """Probability of each class, by the refitted classifier where there is one.
 
         Parameters
         ----------
@@ -511,12 +500,13 @@ default="uniform"
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Rows sum to 1; columns in the order of ``classes_``.
+            Rows sum to 1; columns in the order of ``classes_``. Without ``refit`` it
+            is `clean_posterior`.
         """
-        return np.exp(self._log_posterior(self._check_predict_data(X)))
+        return np.exp(self._predicted_log_proba(self._check_predict_data(X)))
 
     def predict(self, X):
-        """Most probable clean class.
+        """Most probable class.
 
         Parameters
         ----------
@@ -528,8 +518,23 @@ default="uniform"
         ndarray of shape (n_samples,)
             Class labels.
         """
-        log_posterior = self._log_posterior(self._check_predict_data(X))
-        return self.classes_[log_posterior.argmax(axis=1)]
+        log_proba = self._predicted_log_proba(self._check_predict_data(X))
+        return self.classes_[log_proba.argmax(axis=1)]
+
+    def clean_posterior(self, X):
+        """Clean posterior p(l | x) of the prototypes, whether or not there is a refit.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+            Feature vectors, or inputs of the encoder. NaN is not accepted.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            ``softmax_l(kappa mu_l . v + log pi_l)``; rows sum to 1.
+        """
+        return np.exp(self._log_posterior(self._check_predict_data(X)))
 
     def transform(self, X):
         """Unit feature vectors, the space in which the prototypes lie.
@@ -612,8 +617,8 @@ default="uniform"
         known = np.isin(y, self.classes_)
         if not known.all():
             raise ValueError(
-                f"y holds {y[~known][0]!r}, which is not in classes_: poison_score "
-                "judges labels that were seen in fit."
+                f"y holds {y[~known].tolist()[0]!r}, which is not in classes_: "
+                "poison_score judges labels that were seen in fit."
             )
         return self._score_rows(X, np.searchsorted(self.classes_, y))
 
@@ -651,6 +656,22 @@ default="uniform"
             allow_nd=self.encoder is not None,
         )
         return X
+
+    def _predicted_log_proba(self, X):
+        """Logarithm of what `predict_proba` returns."""
+        if self.refit_classifier_ is None:
+            return self._log_posterior(X)
+        # A class whose rows were all removed is unknown to the refit.
+        log_proba = np.full((len(X), len(self.classes_)), -np.inf)
+        known = self.refit_classifier_.classes_
+        for start in range(0, len(X), _CHUNK):
+            block = slice(start, start + _CHUNK)
+            # float64, so that a row's result does not depend on its neighbours.
+            features = self._features(X[block]).astype(np.float64)
+            with np.errstate(divide="ignore"):
+                log_rows = np.log(self.refit_classifier_.predict_proba(features))
+            log_proba[block, known] = log_rows
+        return log_proba
 
     def _log_posterior(self, X):
         """log p(l | x), float64, in blocks of rows."""
@@ -705,6 +726,9 @@ default="uniform"
 
 
 def _check_prior(prior, n_classes):
+    if isinstance(prior, str):
+        check_option("prior", prior, _PRIORS)
+        return
     prior = np.asarray(prior, dtype=float)
     if (
         prior.shape != (n_classes,)
@@ -712,33 +736,10 @@ def _check_prior(prior, n_classes):
         or (prior <= 0).any()
     ):
         raise ValueError(
-            "prior must be 'uniform', 'empirical', 'learned' or an array of "
+            "prior must be 'auto', 'uniform', 'empirical', 'learned' or an array of "
             f"{n_classes} positive numbers, one for each class; got {prior!r}."
         )
-    return prior
 
 
 def _copy_encoder(encoder, device):
     return None if encoder is None else to_device(copy.deepcopy(encoder), device)
-
-
-def _train(net, rows, given, seed, device, train_encoder):
-    """Run the net's EM loop; the global random state of torch is left as it was."""
-    data = {"X": rows, "idx": torch.arange(len(rows), device=rows.device)}
-    given = torch.from_numpy(given)
-    if train_encoder:
-        # A user's module may draw random numbers (dropout) from torch's global state.
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            net.fit(data, given)
-    else:
-        net.fit(data, given)
-    state = net.em_
-    if not state.finished:
-        warnings.warn(
-            "Training was interrupted: the model is usable, but the clean labels may "
-            "not have settled (converged_ is False).",
-            ConvergenceWarning,
-            stacklevel=3,
-        )

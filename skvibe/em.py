@@ -74,7 +74,7 @@ class VIBEModule(torch.nn.Module):
         """Unit feature vectors of a batch of inputs."""
         if self.encoder is None:
             return X
-        return unit_rows(torch.flatten(self.encoder(X), start_dim=1))
+        return unit_rows(torch.flatten(self.encoder(X.float()), start_dim=1))
 
     def forward(self, X, idx=None):
         """Clean log-posterior, cosines with mu and with eta, table of both."""
@@ -131,7 +131,7 @@ class VIBENet(NeuralNetClassifier):
         pseudo_labels="hard",
         solver="torch",
         max_iter=1000,
-        e_step_period=50,
+        e_step_period=20,
         em_tol=1e-3,
         chunk_size=4096,
         em_verbose=0,
@@ -225,7 +225,7 @@ class VIBENet(NeuralNetClassifier):
         """Solve the transport problem for the clean labels of all rows."""
         state = self.em_
         # At the very first E-step the corrupted posterior is taken constant.
-        log_p = self._log_joint(with_corrupted=state.labels is not None)
+        log_p = self.log_joint(with_corrupted=state.labels is not None)
         prior = self.module_.log_prior().double().exp()
         result = solve_transport(
             log_p,
@@ -271,8 +271,12 @@ class VIBENet(NeuralNetClassifier):
             total += torch.logsumexp(self.lam * block + potentials, dim=1).sum()
         return float(total / len(log_p) - potentials @ prior / prior.sum()) / self.lam
 
-    def _log_joint(self, with_corrupted):
-        """``ln p(y_i | l, x_i) p(l | x_i)`` of all rows, shape (n_rows, n_classes)."""
+    @torch.no_grad()
+    def log_joint(self, with_corrupted):
+        """``ln p(y_i | l, x_i) p(l | x_i)`` of all rows, shape (n_rows, n_classes).
+
+        Without the corrupted posterior: ``ln p(l | x_i)``.
+        """
         state, module = self.em_, self.module_
         was_training = module.training
         module.eval()
@@ -300,7 +304,7 @@ class VIBENet(NeuralNetClassifier):
         responsibilities : ndarray of shape (n_rows, n_classes)
             ``q(l | x_i, y_i)``; their argmax are the clean labels.
         """
-        log_p = self._log_joint(with_corrupted=True)
+        log_p = self.log_joint(with_corrupted=True)
         prior = self.module_.log_prior().double().exp()
         result = solve_transport(
             log_p,

@@ -1,0 +1,224 @@
+"""From features and given labels to a trained EM net; what `VIBEClassifier.fit` runs.
+
+`settings` is everywhere the classifier's own parameters, as attributes.
+"""
+
+import copy
+import warnings
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from skvibe._batches import BatchIterator
+from skvibe.em import VIBEModule, VIBENet
+from skvibe.posteriors import poison_score_from_log_posterior
+from skvibe.trust import class_shares, trusted_rows
+
+# Estimating the class shares: EM runs until no more than this share of the rows
+# would move to another class.
+_PRIOR_RUNS = 3
+_PRIOR_SETTLED = 0.05
+_PRIOR_ROWS = 10_000
+_BLOCK = 4096
+
+
+def class_means(features, given, n_classes):
+    """Mean feature vector of each given label, zero for a class without rows."""
+    counts = torch.bincount(given, minlength=n_classes)
+    sums = torch.zeros(
+        (n_classes, features.shape[1]), dtype=torch.float64, device=features.device
+    )
+    for start in range(0, len(features), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        sums.index_add_(0, given[block], features[block].double())
+    return (sums / counts.clamp_min(1)[:, None]).float()
+
+
+def fit_em(settings, rows, features, given, n_classes, seed, encoder=None):
+    """Train the net, with the class shares that ``settings.prior`` asks for.
+
+    ``prior="auto"`` starts with equal shares: whatever an attacker adds to a class is
+    then pushed out of it, together with clean rows where the class really is large.
+    The rows that stay are trusted; a classifier fitted to them says how large the
+    classes are, and their means are where the next run starts. Poisoned rows do not
+    count for the target unless they are trusted first.
+
+    Parameters
+    ----------
+    settings, rows, features, given, seed, encoder
+        As in `run_em`.
+    n_classes : int
+        Number of classes.
+
+    Returns
+    -------
+    VIBENet
+        As `run_em` does.
+    """
+    if not (isinstance(settings.prior, str) and settings.prior == "auto"):
+        shares = _fixed_shares(settings.prior, given, n_classes)
+        return run_em(settings, rows, features, given, shares, seed, encoder)
+    shares, start = np.full(n_classes, 1 / n_classes), None
+    for run in range(_PRIOR_RUNS):
+        # Frozen features are enough to count rows, also where an encoder is trained.
+        net = run_em(settings, features, features, given, shares, seed, start=start)
+        if run == _PRIOR_RUNS - 1:
+            break
+        trusted = _trusted(net, given)
+        counted = _count_shares(features, given, trusted, n_classes, seed)
+        if np.abs(counted - shares).sum() < _PRIOR_SETTLED:
+            break
+        shares = counted
+        start = class_means(features[trusted], given[trusted], n_classes)
+    if encoder is None:
+        return net
+    return run_em(settings, rows, features, given, shares, seed, encoder, start)
+
+
+def _fixed_shares(prior, given, n_classes):
+    """Class shares of one run; None where they are to be learned."""
+    if not isinstance(prior, str):
+        return np.asarray(prior, dtype=float) / np.sum(prior)
+    if prior == "learned":
+        return None
+    if prior == "uniform":
+        return np.full(n_classes, 1 / n_classes)
+    counts = np.bincount(given.cpu().numpy(), minlength=n_classes)
+    # A class whose rows were all removed keeps a vanishing share.
+    counts = np.maximum(counts, 1e-3)
+    return counts / counts.sum()
+
+
+def _trusted(net, given):
+    """Row numbers of the trusted rows after a run."""
+    scores = poison_score_from_log_posterior(net.log_joint(False), given)
+    return torch.nonzero(trusted_rows(given, net.em_.labels, scores))[:, 0]
+
+
+def _count_shares(features, given, trusted, n_classes, seed):
+    """Class shares, by a classifier that was fitted to trusted rows."""
+    if len(torch.unique(given[trusted])) < 2:
+        return np.full(n_classes, 1 / n_classes)
+    if len(trusted) > _PRIOR_ROWS:
+        generator = torch.Generator().manual_seed(seed)
+        draw = torch.randperm(len(trusted), generator=generator)[:_PRIOR_ROWS]
+        trusted = trusted[draw.sort().values.to(trusted.device)]
+    counter = LogisticRegression(C=10, tol=1e-3, max_iter=1000)
+    counter.fit(features[trusted].cpu().numpy(), given[trusted].cpu().numpy())
+    predicted = [
+        counter.predict(block.cpu().numpy()) for block in features.split(_BLOCK)
+    ]
+    return class_shares(np.concatenate(predicted), n_classes)
+
+
+def run_em(settings, rows, features, given, shares, seed, encoder=None, start=None):
+    """Train one net from the class means of the given labels.
+
+    Parameters
+    ----------
+    settings : VIBEClassifier
+        Parameters.
+    rows : torch.Tensor or ndarray
+        What the net iterates over: the features, or inputs of ``encoder``.
+    features : torch.Tensor of shape (n_rows, n_features)
+        Unit features of the same rows.
+    given : torch.Tensor of int64 of shape (n_rows,)
+        Codes of the given labels.
+    shares : ndarray of shape (n_classes,) or None
+        Class shares; None learns them.
+    seed : int
+        Order of the batches and start of a learned prior.
+    encoder : torch.nn.Module, default=None
+        Trained together with the prototypes.
+    start : torch.Tensor of shape (n_classes, n_features), default=None
+        Start of the clean prototypes; None takes the means of the given labels.
+
+    Returns
+    -------
+    VIBENet
+        Trained; ``em_`` holds the state of the last E-step.
+    """
+    module_params = _module_params(
+        settings, features, given, shares, seed, encoder, start
+    )
+    net = _build_net(settings, module_params, len(rows), features.device, seed)
+    idx = torch.arange(len(rows), device=features.device)
+    if encoder is None:
+        net.fit({"X": rows, "idx": idx}, given)
+    else:
+        # A user's module may draw random numbers (dropout) from torch's global state.
+        cuda = [features.device] if features.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(seed)
+            net.fit({"X": rows, "idx": idx}, given)
+    if not net.em_.finished:
+        warnings.warn(
+            "Training was interrupted: the model is usable, but the clean labels may "
+            "not have settled (converged_ is False).",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    return net
+
+
+def _module_params(settings, features, given, shares, seed, encoder, start):
+    n_classes = len(settings.classes_)
+    means = class_means(features, given, n_classes)
+    log_prior = theta = None
+    if shares is None:
+        generator = torch.Generator().manual_seed(seed)
+        theta = torch.randn(n_classes, generator=generator)
+    else:
+        log_prior = torch.from_numpy(np.log(shares).astype(np.float32))
+    return {
+        "module__prototypes": means if start is None else start,
+        "module__corrupted": means,
+        "module__log_prior": log_prior,
+        "module__theta": theta,
+        "module__kappa": float(settings.kappa),
+        "module__prior_temperature": float(settings.prior_temperature),
+        "module__encoder": encoder,
+    }
+
+
+def _build_net(settings, module_params, n_rows, device, seed):
+    batch_size = min(settings.batch_size, n_rows)
+    batches = -(-n_rows // batch_size)
+    params = {
+        "batch_size": batch_size,
+        # One more than needed: the net itself ends the training at max_iter.
+        "max_epochs": -(-settings.max_iter // batches) + 1,
+        "criterion": torch.nn.CrossEntropyLoss,
+        "optimizer": torch.optim.SGD,
+        "optimizer__momentum": 0.9,
+        "optimizer__weight_decay": 5e-4,
+        "lr": settings.lr,
+        "iterator_train": BatchIterator,
+        "iterator_train__shuffle": True,
+        "iterator_train__generator": torch.Generator().manual_seed(seed),
+        "iterator_valid": BatchIterator,
+        "train_split": None,
+        "callbacks__print_log": None,
+        "verbose": 0,
+    }
+    if module_params["module__theta"] is not None:
+        params["optimizer__param_groups"] = [("theta", {"lr": 0.1})]
+    # Callbacks are changed by training: deep copies keep the user's as they are.
+    params.update(copy.deepcopy(settings.net_params or {}))
+    return VIBENet(
+        VIBEModule,
+        **module_params,
+        **params,
+        device=device,
+        lam=float(settings.lam),
+        nu=float(settings.nu),
+        corrupted_posterior=settings.corrupted_posterior,
+        pseudo_labels=settings.pseudo_labels,
+        solver=settings.solver,
+        max_iter=settings.max_iter,
+        e_step_period=settings.e_step_period,
+        em_tol=settings.tol,
+        em_verbose=settings.verbose,
+    )
