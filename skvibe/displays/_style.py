@@ -44,13 +44,17 @@ def plain(value, longest=_LONGEST_NAME):
         # Names often differ at the end only, so both ends are kept.
         tail = longest // 3
         text = text[: longest - 1 - tail] + "…" + text[-tail:]
+    if text.startswith("_"):
+        # matplotlib leaves such names out of legends.
+        text = " " + text
     return text.replace("\\", "\\\\").replace("$", r"\$") if "$" in text else text
 
 
 def class_style(code):
     """Colour and marker of the class with this code; pairs repeat after 70 classes."""
-    marker = CLASS_MARKERS[(code + code // len(CLASS_COLORS)) % len(CLASS_MARKERS)]
-    return {"color": CLASS_COLORS[code % len(CLASS_COLORS)], "marker": marker}
+    rounds, place = divmod(code, len(CLASS_COLORS))
+    marker = CLASS_MARKERS[(place + rounds) % len(CLASS_MARKERS)]
+    return {"color": CLASS_COLORS[place], "marker": marker}
 
 
 def choose_rows(important, max_points, random_state):

@@ -1,0 +1,64 @@
+import builtins
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA, TruncatedSVD
+
+from skvibe.displays._projection import project
+
+X = np.random.default_rng(0).normal(size=(60, 5))
+
+
+def test_pca_is_scikit_learns_and_places_other_points_alike():
+    points, others, names = project(X, "pca", others=X[:3])
+    assert np.allclose(points, PCA(2, random_state=0).fit_transform(X))
+    assert np.allclose(others, points[:3])
+    assert names[0] == "principal component 1"
+
+
+def test_part_of_the_rows():
+    points, _, _ = project(X, "pca", rows=np.array([1, 5, 9]))
+    assert points.shape == (3, 2)
+
+
+def test_a_transformer_is_used():
+    svd = TruncatedSVD(2, random_state=0)
+    points, _, _ = project(X, svd)
+    assert np.allclose(points, svd.transform(X))
+
+
+def test_given_coordinates_are_kept_and_others_stand_among_their_nearest():
+    given = X[:, :2]
+    rows = np.arange(40)
+    points, others, _ = project(X, given, rows=rows, others=X[[7]])
+    assert np.array_equal(points, given[rows])
+    nearest = np.argsort(-(X[rows] @ X[7]))[:5]
+    assert np.allclose(others[0], given[nearest].mean(axis=0))
+
+
+@pytest.mark.parametrize("features", [X[:, :1], X[:1]])
+def test_too_little_for_two_components(features):
+    points, _, _ = project(features, "pca")
+    assert points.shape == (len(features), 2)
+
+
+def test_wrong_shapes_and_names_are_refused():
+    with pytest.raises(ValueError, match=r"\(60, 2\)"):
+        project(X, X)
+    with pytest.raises(ValueError, match="'pca', 'umap'"):
+        project(X, "tsne")
+    with pytest.raises(ValueError, match="two coordinates"):
+        project(X, PCA(3))
+
+
+def test_umap_is_named_where_it_is_missing(monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name == "umap":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ImportError, match="pip install umap-learn"):
+        project(X, "umap")
