@@ -52,8 +52,8 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Indices of the rows kept.
     n_removed_ : int
     scores_ : ndarray of shape (n_samples,)
-        In [0, 1], higher is more suspect: posterior that the row does not belong to
-        its class naturally, times one minus the p-value of the class.
+        In [0, 1], higher is more suspect: posterior that the row belongs to another
+        class and was moved by a trigger, times one minus the p-value of its class.
     p_values_ : ndarray of shape (n_classes,)
         Corrected for the number of classes; in the order of `classes_`.
     statistics_ : ndarray of shape (n_classes,)
@@ -246,10 +246,10 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         p_values = found.p_values
         self.statistics_[present] = found.statistics
         self.p_values_[present] = p_values
-        unnatural = np.clip(found.moved + found.noise, 0.0, 1.0)
-        self.scores_[kept] = unnatural * (1 - p_values[codes])
+        moved = np.clip(found.moved, 0.0, 1.0)
+        self.scores_[kept] = moved * (1 - p_values[codes])
         suspect = p_values < alpha
-        remove = suspect[codes] & (unnatural > 0.5)
+        remove = suspect[codes] & (moved > 0.5)
         self.suspect_classes_ = self.classes_[present[suspect]]
         self.directions_ = (found.shifts @ found.unwhiten)[suspect] * self._scale
         if remove.sum() > max_removed * len(kept):

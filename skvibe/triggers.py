@@ -18,6 +18,8 @@ from skvibe.trigger_mixture import ClassMixture, normalise, pooled_whitening
 REACH = 3.0
 # Two displacements agree when their common part is the larger part of each.
 AGREEMENT = np.sqrt(0.5)
+# Rows carry a trigger to different degrees: the text may be long or cut.
+_STRENGTHS = (1 / 3, 2 / 3, 1.0)
 # A start other than the first must bring evidence of its own to be preferred.
 _PREFERRED = 2.0
 # Share of the false-alarm rate spent on the comparison across classes.
@@ -38,9 +40,8 @@ class TriggerSearch:
         at most under its null hypothesis; NaN where not tested.
     agreements : ndarray of shape (K,)
         Largest cosine with the displacement of another class.
-    moved, noise : ndarray of shape (n_samples,)
-        Posterior of being moved by a trigger, and of being an unmoved row of
-        another class, in the row's given class.
+    moved : ndarray of shape (n_samples,)
+        Posterior of being a row of another class moved by a trigger.
     shifts : ndarray of shape (K, n_features)
         The displacement in each class, whitened.
     means : ndarray of shape (K, n_features)
@@ -53,7 +54,6 @@ class TriggerSearch:
     statistics: np.ndarray
     agreements: np.ndarray
     moved: np.ndarray
-    noise: np.ndarray
     shifts: np.ndarray
     means: np.ndarray
     whiten: np.ndarray
@@ -107,7 +107,7 @@ class _Search:
         class_means = np.stack([X[rows].mean(axis=0) for rows in self.members])
         self.residuals = X - class_means[y]
         self.natural = np.ones(len(X), dtype=X.dtype)
-        self.moved, self.noise = np.zeros((2, len(X)), dtype=X.dtype)
+        self.moved = np.zeros(len(X), dtype=X.dtype)
         self.statistics = np.full(self.n_classes, np.nan)
         self.shifts = np.zeros_like(class_means)
         # Where the group lies seen from its own class, were it a natural one.
@@ -143,7 +143,6 @@ class _Search:
         rows, others = self.members[k], np.delete(np.arange(self.n_classes), k)
         self.natural[rows] = fit.natural.sum(axis=0)
         self.moved[rows] = fit.group
-        self.noise[rows] = fit.noise.sum(axis=0)
         self.shifts[k], self.size[k] = fit.shift, fit.group.sum()
         self.offsets[k] = self.own_offset(k, fit)
         means = self.means[others]
@@ -165,12 +164,17 @@ class _Search:
             self.shifts, self.offsets, self.size, enough
         )
         across = self._share_shift(across)
+        for k in self.searched:
+            rows = self.members[k]
+            graded = graded_posterior(
+                self.Z[rows], self.means, k, self.shifts[k], self.counts
+            )
+            self.moved[rows] = np.maximum(self.moved[rows], graded)
         return TriggerSearch(
             p_values=np.minimum(1.0, np.minimum(own / (1 - _ACROSS), across / _ACROSS)),
             statistics=self.statistics,
             agreements=agreements,
             moved=self.moved,
-            noise=self.noise,
             shifts=self.shifts,
             means=self.means,
             whiten=self.whiten,
@@ -200,6 +204,49 @@ class _Search:
                 self.keep(k, fit)
                 across[k] = across[linked].max()
         return across
+
+
+def graded_posterior(rows, means, k, shift, counts, n_iter=30):
+    """Posterior of being moved by a third, two thirds or the whole of a known shift.
+
+    Only the weights are fitted here. A mixture that knows the whole shift alone
+    counts weakly moved rows as label noise, and a few of them are enough for an attack.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows, n_features)
+        Whitened rows labelled k.
+    means : ndarray of shape (K, n_features)
+        Whitened means of all classes.
+    k : int
+        Their code.
+    shift : ndarray of shape (n_features,)
+        Whitened displacement.
+    counts : ndarray of shape (K,)
+        Rows of each class, the prior of the sources.
+    n_iter : int, default=30
+        Iterations of expectation-maximisation.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,)
+    """
+    sources, prior = np.delete(means, k, axis=0), np.delete(counts, k)
+    m, n_moved = len(sources), len(_STRENGTHS) * len(sources)
+    moved = np.concatenate([sources + strength * shift for strength in _STRENGTHS])
+    centers = np.concatenate([means[k : k + 1], moved, sources])
+    density = centers @ rows.T - 0.5 * np.square(centers).sum(axis=1)[:, None]
+    share = np.tile(prior / prior.sum(), len(_STRENGTHS))
+    weights = np.concatenate(
+        [[0.8], 0.1 * share / len(_STRENGTHS), np.full(m, 0.1 / m)]
+    ).astype(rows.dtype)
+    for _ in range(n_iter):
+        _, posterior = normalise(density + np.log(weights)[:, None])
+        weights = posterior.sum(axis=1) + 1e-3
+        by_strength = weights[1 : 1 + n_moved].reshape(len(_STRENGTHS), m).sum(axis=1)
+        weights[1 : 1 + n_moved] = np.repeat(by_strength, m) * share
+        weights /= weights.sum()
+    return posterior[1 : 1 + n_moved].sum(axis=0)
 
 
 def best_fit(mixture, starts, groups):
