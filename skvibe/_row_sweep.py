@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 
 # Below this many classes a block is turned so that rows lie along the last axis:
 # reductions over a handful of classes are then plain vector instructions.
@@ -27,6 +28,11 @@ MAX_BLOCK_ROWS = 1 << 16
 LOWEST_EXPONENT = -43.0
 # Beyond this share of ambiguous rows, picking them out costs more than it saves.
 DENSE_SHARE = 0.5
+# With many classes most entries of a row vanish, and on a processor the curvature is
+# summed over the others only: for so many classes, if less than this share is left.
+SPARSE_FROM = 256
+SPARSE_SHARE = 0.1
+NEGLIGIBLE = 1e-10
 
 
 class RowSums(NamedTuple):
@@ -194,6 +200,8 @@ class _Pass:
         self.classes = torch.arange(n, dtype=self.working, device=device)
         n_outer = n if self.curvature else 0
         self.outer = torch.zeros(n_outer, n_outer, device=device)
+        self.entries: list[tuple] = []  # of sparse rows: values, rows, columns
+        self.n_kept = 0
         self.flat = torch.zeros(5 + 3 * n, **double)
         self.sums = _named(self.flat, n)
         self.sums["reach"].fill_(-torch.inf)
@@ -289,12 +297,31 @@ class _Pass:
         sums["value"] += value.sum()
         sums["columns"] += s.sum(1 - axis)
         if self.curvature:
-            q = s.float()
-            # Sums of positive numbers: single precision gives every digit needed.
-            self.outer.addmm_(*((q, q.T) if axis == 0 else (q.T, q)))
+            self._add_outer(s.float())
         if self.dense:
             sums["rows"] += len(rows)
             sums["ambiguous"] += len(rows)
+
+    def _add_outer(self, q):
+        """Add the sum of q_i q_i' (of positive terms: float32 has digits enough)."""
+        if self.axis == 0:
+            self.outer.addmm_(q, q.T)
+            return
+        if q.device.type == "cpu" and self.n_classes >= SPARSE_FROM:
+            row, column = np.nonzero(q.numpy() > NEGLIGIBLE)
+            if len(row) < SPARSE_SHARE * q.numel():
+                self.entries.append((q.numpy()[row, column], row + self.n_kept, column))
+                self.n_kept += len(q)
+                return
+        self.outer.addmm_(q.T, q)
+
+    def _outer_sum(self):
+        if self.entries:
+            value, row, column = map(np.concatenate, zip(*self.entries, strict=True))
+            shape = (self.n_kept, self.n_classes)
+            q = csr_matrix((value, (row, column)), shape=shape)
+            self.outer += torch.from_numpy((q.T @ q).toarray())
+        return self.outer.flatten().double()
 
     def finish(self) -> RowSums | None:
         """Bring the sums to the host; None if the pass must be run again."""
@@ -317,7 +344,7 @@ class _Pass:
 
     def _to_host(self):
         """All sums in one transfer."""
-        both = torch.cat([self.flat, self.outer.flatten().double()]).cpu().numpy()
+        both = torch.cat([self.flat, self._outer_sum()]).cpu().numpy()
         sums = _named(both, self.n_classes)
         sums["outer"] = both[len(self.flat) :]
         return sums

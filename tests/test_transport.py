@@ -416,7 +416,7 @@ def test_rows_may_be_computed_chunk_by_chunk():
     assert found.error <= 1e-9
 
 
-@pytest.mark.parametrize("n_classes", [7, 80])
+@pytest.mark.parametrize("n_classes", [7, 80, 300])  # each has its own way
 @pytest.mark.parametrize("lam", [0.3, 25.0])
 def test_sums_are_those_of_the_definition(n_classes, lam):
     log_p = posterior(4000, n_classes)
@@ -561,8 +561,10 @@ def peak_of_tensors(run):
     return peak
 
 
-def test_extra_memory_is_a_fraction_of_the_matrix():
-    log_p, prior = torch.from_numpy(posterior(100_000, 40)), soft_prior(40)
+@pytest.mark.parametrize(("n_rows", "n_classes"), [(100_000, 40), (20_000, 300)])
+def test_extra_memory_is_a_fraction_of_the_matrix(n_rows, n_classes):
+    log_p = torch.from_numpy(posterior(n_rows, n_classes))
+    prior = soft_prior(n_classes)
     tracemalloc.start()
     solve_transport(log_p, prior)
     of_arrays = tracemalloc.get_traced_memory()[1]
