@@ -38,6 +38,8 @@ class Outcome:
         Labels the method puts in place of the given ones.
     notes : tuple of str, default=()
         Warnings of the method, kept with the results.
+    seconds : float, default=None
+        Processor time, where the method has its own account of it.
     """
 
     model: Any
@@ -45,6 +47,7 @@ class Outcome:
     flagged: np.ndarray | None = None
     labels: np.ndarray | None = None
     notes: tuple = ()
+    seconds: float | None = None
 
 
 def fit_logistic(X, y, sample_weight=None):
