@@ -31,7 +31,7 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    alpha : float, default=0.01
+    alpha : float, default=0.05
         False-alarm rate of the search, over all classes together: the largest
         probability of calling any class suspect when every class is natural.
     min_samples : int, default=100
@@ -101,7 +101,7 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        alpha=0.01,
+        alpha=0.05,
         min_samples=100,
         min_class_size=10,
         max_removed=0.3,
