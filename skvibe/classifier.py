@@ -104,7 +104,8 @@ class VIBEClassifier(
         makes the predictions. True: logistic regression with C=10. False: the clean
         prototypes predict, as in the paper.
     solver : {"torch", "pot"}, default="torch"
-        Who solves the transport problem.
+        Who solves the transport problem: this package, to 1e-6 of the class shares,
+        or POT's Sinkhorn in the log domain, to 1e-3 (slow; for comparison).
     device : str or torch.device, default="auto"
         "auto" takes CUDA where there is one.
     net_params : dict, default=None
@@ -176,8 +177,9 @@ class VIBEClassifier(
     >>> from skvibe.datasets import load_poisoned_digits
     >>> data = load_poisoned_digits(random_state=0)
     >>> vibe = VIBEClassifier(random_state=0).fit(data.X, data.y)
-    >>> triggered = vibe.predict(data.X_triggered)
-    >>> bool((triggered == data.target).mean() < 0.02)
+    >>> not_target = data.y_test != data.target
+    >>> obeyed = vibe.predict(data.X_triggered[not_target]) == data.target
+    >>> bool(obeyed.mean() < 0.02)
     True
     """
 
@@ -333,7 +335,7 @@ class VIBEClassifier(
         check_option("pseudo_labels", self.pseudo_labels, ("hard", "soft"))
         check_option("solver", self.solver, ("torch", "pot"))
         if not isinstance(self.refit, bool) and not (
-            is_classifier(self.refit) and hasattr(self.refit, "predict_proba")
+            hasattr(self.refit, "predict_proba") and is_classifier(self.refit)
         ):
             raise TypeError(
                 "refit must be True, False or a scikit-learn classifier with "
@@ -400,10 +402,11 @@ class VIBEClassifier(
     def _training_rows(self, inputs, device):
         """What the net iterates over, and the unit features of the same rows."""
         if self._encoder is None:
-            features = torch.from_numpy(np.array(inputs, dtype=np.float32))
-            features = features.to(device)
-            norm = features.norm(dim=1, keepdim=True).clamp_min_(1e-12)
-            features.div_(norm)  # in place: this copy is ours
+            features = torch.empty(inputs.shape, dtype=torch.float32, device=device)
+            for start in range(0, len(inputs), _CHUNK):
+                block = slice(start, start + _CHUNK)
+                # A copy: inputs may be read-only, which torch does not know.
+                features[block] = unit_rows(torch.from_numpy(np.array(inputs[block])))
             return features, features
         features = self._encode(inputs, device)
         if self.train_encoder:
@@ -675,8 +678,9 @@ class VIBEClassifier(
 
     def _log_posterior(self, X):
         """log p(l | x), float64, in blocks of rows."""
-        prototypes = torch.from_numpy(self.prototypes_)
-        log_prior = torch.log(torch.from_numpy(self.prior_))
+        # Copies: loaded with a memory map, the arrays are read-only.
+        prototypes = torch.from_numpy(np.array(self.prototypes_))
+        log_prior = torch.log(torch.from_numpy(np.array(self.prior_)))
         blocks = []
         for start in range(0, len(X), _CHUNK):
             block = X[start : start + _CHUNK]
@@ -692,8 +696,7 @@ class VIBEClassifier(
     def _features(self, X):
         """Unit features of validated rows."""
         if self._encoder is None:
-            norm = np.linalg.norm(X, axis=1, keepdims=True)
-            return X / np.maximum(norm, 1e-12).astype(X.dtype)
+            return unit_rows(torch.from_numpy(np.array(X))).numpy()
         return self._encode(X, self._device()).cpu().numpy()
 
     def _score_rows(self, X, given):

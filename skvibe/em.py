@@ -22,6 +22,9 @@ from skvibe.posteriors import (
 )
 from skvibe.transport import solve_transport, transport_rows
 
+# POT's Sinkhorn needs thousands of sweeps for more.
+_POT_TOL = 1e-3
+
 
 class VIBEModule(torch.nn.Module):
     """Clean and corrupted prototypes, the prior, and an encoder if one is trained.
@@ -226,19 +229,27 @@ class VIBENet(NeuralNetClassifier):
         state = self.em_
         # At the very first E-step the corrupted posterior is taken constant.
         log_p = self.log_joint(with_corrupted=state.labels is not None)
-        prior = self.module_.log_prior().double().exp()
-        result = solve_transport(
-            log_p,
-            prior / prior.sum(),
-            lam=self.lam,
-            solver=self.solver,
-            init=state.potentials,
-        )
+        result = self._solve(log_p)
         self._update_state(log_p, result)
         self._progress.update(
             state.iteration,
             elbo=state.lower_bounds[-1],
             labels_changed=state.label_changes[-1],
+        )
+
+    def _prior(self):
+        prior = self.module_.log_prior().double().exp()
+        return prior / prior.sum()
+
+    def _solve(self, log_p):
+        """Transport problem of one E-step, started at the last one's solution."""
+        return solve_transport(
+            log_p,
+            self._prior(),
+            lam=self.lam,
+            tol=_POT_TOL if self.solver == "pot" else None,
+            solver=self.solver,
+            init=self.em_.potentials,
         )
 
     def _update_state(self, log_p, result):
@@ -265,11 +276,10 @@ class VIBENet(NeuralNetClassifier):
 
     def _lower_bound(self, log_p, potentials):
         """Evidence lower bound per row: the dual value of the transport problem."""
-        prior = self.module_.log_prior().double().exp()
         total = 0.0
         for block in log_p.split(self.chunk_size):
             total += torch.logsumexp(self.lam * block + potentials, dim=1).sum()
-        return float(total / len(log_p) - potentials @ prior / prior.sum()) / self.lam
+        return float(total / len(log_p) - potentials @ self._prior()) / self.lam
 
     @torch.no_grad()
     def log_joint(self, with_corrupted):
@@ -305,14 +315,7 @@ class VIBENet(NeuralNetClassifier):
             ``q(l | x_i, y_i)``; their argmax are the clean labels.
         """
         log_p = self.log_joint(with_corrupted=True)
-        prior = self.module_.log_prior().double().exp()
-        result = solve_transport(
-            log_p,
-            prior / prior.sum(),
-            lam=self.lam,
-            solver=self.solver,
-            init=self.em_.potentials,
-        )
+        result = self._solve(log_p)
         responsibilities = np.empty(log_p.shape, dtype=np.float32)
         for start in range(0, len(log_p), self.chunk_size):
             block = slice(start, start + self.chunk_size)

@@ -7,7 +7,7 @@ model that obeys the attacker.
 import numpy as np
 
 
-def separation(X, predicted):
+def separation(X, predicted, n_classes=None):
     """Mean cosine distance between the means of the predicted groups.
 
     A model that sorts rows by what they are makes groups whose means point in
@@ -20,12 +20,15 @@ def separation(X, predicted):
         Feature vectors; their length does not matter.
     predicted : array-like of shape (n_samples,)
         Predicted class of each row.
+    n_classes : int, default=None
+        Number of classes that could have been predicted. A pair with a class that
+        never was counts as 0, so that a model cannot win by leaving classes out.
+        None: the classes that were predicted.
 
     Returns
     -------
     float
-        Mean over pairs of groups of 1 - cosine, in [0, 2]; the higher, the better.
-        0 where fewer than two groups are predicted.
+        Mean over pairs of classes of 1 - cosine, in [0, 2]; the higher, the better.
 
     Examples
     --------
@@ -43,8 +46,10 @@ def separation(X, predicted):
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
     cosines = means @ means.T
     n_groups = len(groups)
-    off_diagonal = cosines.sum() - np.trace(cosines)
-    return float(1 - off_diagonal / (n_groups * (n_groups - 1)))
+    n_pairs = n_groups * (n_groups - 1)
+    distances = n_pairs - (cosines.sum() - np.trace(cosines))
+    n_classes = max(n_classes or 0, n_groups)
+    return float(distances / (n_classes * (n_classes - 1)))
 
 
 def separation_scorer(estimator, X, y=None):
@@ -83,11 +88,18 @@ def separation_scorer(estimator, X, y=None):
     >>> sorted(search.best_params_)
     ['kappa']
     """
-    final, rows = estimator, X
-    if hasattr(estimator, "named_steps"):
-        final = estimator[-1]
-        if len(estimator) > 1:
-            rows = estimator[:-1].transform(X)
+    final, rows = _final_step(estimator, X)
     predicted = final.predict(rows)
     features = final.transform(rows) if hasattr(final, "transform") else rows
-    return separation(features, predicted)
+    return separation(features, predicted, n_classes=len(final.classes_))
+
+
+def _final_step(estimator, X):
+    """Last step of a fitted pipeline, and ``X`` as that step sees it."""
+    if not hasattr(estimator, "named_steps"):
+        return estimator, X
+    for _, step in estimator.steps[:-1]:
+        # Samplers and "passthrough" have no transform and do nothing here.
+        if hasattr(step, "transform"):
+            X = step.transform(X)
+    return estimator.steps[-1][1], X

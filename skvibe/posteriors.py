@@ -41,6 +41,9 @@ def unit_rows(vectors):
     tensor([[0.6000, 0.8000],
             [0.0000, 0.0000]])
     """
+    # By the largest entry first: squares of very large or small ones leave the range.
+    largest = vectors.detach().abs().amax(dim=-1, keepdim=True)
+    vectors = vectors / torch.where(largest > 0, largest, torch.ones_like(largest))
     return torch.nn.functional.normalize(vectors, dim=-1)
 
 
