@@ -17,8 +17,9 @@ class PixelMax(torch.nn.Module):
     Parameters
     ----------
     pixel_max : "auto" or float, default="auto"
-        "auto": 255 for integer images; for floats the first batch seen decides
-        between 1 and 255, once and for all (it is kept with the weights).
+        "auto": 255 for integer images. For floats the first batch ever seen decides
+        between 1 and 255, once and for all (it is kept with the weights); integers
+        decide for 255.
 
     Examples
     --------
@@ -37,12 +38,11 @@ class PixelMax(torch.nn.Module):
 
     def forward(self, images):
         """White of a batch, a tensor without axes."""
-        if not images.is_floating_point():
-            return torch.full_like(self.value, 255.0)
+        integer = not images.is_floating_point()
         if not self._known:
             unit = images.detach().max() <= _UNIT_LIMIT
-            self.value.copy_(torch.where(unit, 1.0, 255.0))
-        return self.value
+            self.value.copy_(torch.where(unit & (not integer), 1.0, 255.0))
+        return torch.full_like(self.value, 255.0) if integer else self.value
 
     @property
     def _known(self):

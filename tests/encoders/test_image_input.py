@@ -44,9 +44,16 @@ def test_the_first_float_batch_decides_for_all(images):
     torch.testing.assert_close(copy.deepcopy(layer)(dark), layer(dark))
 
 
-def test_integer_batches_leave_the_choice_open(images):
+def test_integers_decide_for_255():
     layer = PixelMax()
-    assert layer(images) == 255
+    assert layer(torch.ones(2, dtype=torch.uint8)) == 255
+    assert layer(torch.rand(2, 2)) == 255
+
+
+def test_integers_are_read_right_after_floats():
+    layer = PixelMax()
+    assert layer(torch.rand(2, 2)) == 1
+    assert layer(torch.ones(2, dtype=torch.uint8)) == 255
     assert layer(torch.rand(2, 2)) == 1
 
 

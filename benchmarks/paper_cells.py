@@ -1,0 +1,146 @@
+"""What the paper's supplementary tables ask for: runs, and rows that point at them.
+
+A *run* is one training: attack x method x filter x changed parameters. A *row* is a
+line of a table of the paper; several rows may read the same run.
+"""
+
+from dataclasses import dataclass
+
+DIRTY = ("BadNets", "Blend", "WaNet", "FTrojan", "AdaptivePatch", "AdaptiveBlend")
+CLEAN_LABEL = ("LC", "SIG", "CLBA")
+# Settings that the paper varies, on BadNets: T and lr as multiples of the default.
+_SWEEPS = {
+    "T12": ("T", "e_step_period", {"500": 0.5, "1000": 1, "2000": 2}),
+    "T13": ("lr", "lr", {"0.01": 10, "0.001": 1, "0.0001": 0.1}),
+    "T14": ("delta", "delta", {"0.25": 0.25, "0.275": 0.275, "0.3": 0.3}),
+    "T15": ("c", "prior_temperature", {"0.05": 0.05, "0.02": 0.02, "0.01": 0.01}),
+    "T16": ("kappa", "kappa", {"20": 20.0, "10": 10.0, "2": 2.0}),
+    "T17": ("nu", "nu", {"20": 20.0, "10": 10.0, "2": 2.0}),
+    "T18": ("lambda", "lam", {"10": 10.0, "25": 25.0, "50": 50.0}),
+}
+_DEFAULTS = {
+    "e_step_period": 1,
+    "lr": 1,
+    "delta": 0.275,
+    "prior_temperature": 0.02,
+    "kappa": 10.0,
+    "nu": 10.0,
+    "lam": 25.0,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    ``method`` is "none" (cross entropy), "vibe" (the paper's recipe), "skvibe" (the
+    same with this library's class shares and its refit on trusted rows) or "logreg"
+    (on frozen features); ``change`` is ``(parameter, value)`` or empty.
+    """
+
+    attack: str
+    method: str
+    filtered: bool = True
+    change: tuple = ()
+    encoder: str = "default"
+
+    @property
+    def key(self):
+        """Name that identifies the run in the results."""
+        parts = [self.attack, self.method]
+        if self.method in ("vibe", "skvibe"):
+            parts.append("filter" if self.filtered else "no filter")
+        if self.change:
+            parts.append("=".join(map(str, self.change)))
+        if self.encoder != "default":
+            parts.append(self.encoder)
+        return "/".join(parts)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: where it stands, what it reads, which figures it shows."""
+
+    table: str
+    setting: str
+    run: Run
+    metrics: tuple = ("ACC", "ASR")
+
+
+def all_rows():
+    """Every line that this benchmark can stand beside, the important ones first."""
+    return [
+        *_main_line(),
+        *_clean_label_tables(),
+        *_detection_table(),
+        *_sweep_tables(),
+        *_special_tables(),
+    ]
+
+
+def all_runs(rows=None):
+    """Runs that rows read, each once, in the order of the rows."""
+    return list(dict.fromkeys(row.run for row in rows or all_rows()))
+
+
+def _main_line():
+    rows = []
+    for attack in (*DIRTY, *CLEAN_LABEL):
+        for method, name in (("none", "None"), ("vibe", "VIBE-SS")):
+            run = Run(attack, method, filtered=method == "vibe")
+            rows.append(Row("main", f"CIFAR-10/{attack}/{name}", run))
+        setting = f"CIFAR-10/{attack}/VIBE-SS/preprocess=no"
+        rows.append(Row("main", setting, Run(attack, "vibe", filtered=False)))
+        setting = f"CIFAR-10/{attack}/skvibe's defaults for prior and refit"
+        rows.append(Row("main", setting, Run(attack, "skvibe")))
+    return rows
+
+
+def _clean_label_tables():
+    rows = []
+    for attack in ("BadNets", *CLEAN_LABEL):
+        for filtered, word in ((False, "no"), (True, "yes")):
+            setting = f"CIFAR-10/{attack}/VIBE-SS/preprocess={word}"
+            rows.append(Row("T7", setting, Run(attack, "vibe", filtered)))
+    for attack in CLEAN_LABEL:
+        none = Run(attack, "none", filtered=False)
+        rows.append(Row("T8", f"CIFAR-10/{attack}/None", none))
+        rows.append(Row("T8", f"CIFAR-10/{attack}/VIBE-SS", Run(attack, "vibe")))
+    return rows
+
+
+def _detection_table():
+    figures = ("AUROC", "TPR", "FPR")
+    return [
+        Row("T10", f"{attack}/VIBE-SS", Run(attack, "vibe"), figures)
+        for attack in ("BadNets", "Blend", "WaNet", "LC")
+    ]
+
+
+def _sweep_tables():
+    rows = []
+    for table, (symbol, parameter, values) in _SWEEPS.items():
+        for text, value in values.items():
+            default = value == _DEFAULTS[parameter]
+            run = Run("BadNets", "vibe", change=() if default else (parameter, value))
+            setting = f"CIFAR-10/BadNets/VIBE-SS/{symbol}={text}"
+            rows.append(Row(table, setting, run))
+    return rows
+
+
+def _special_tables():
+    rows = []
+    for attack in ("BadNets", "Blend"):
+        for method, name in (("none", "None"), ("vibe", "VIBE-SS")):
+            run = Run(attack, method, filtered=method == "vibe", encoder="vgg11")
+            rows.append(Row("T11", f"CIFAR-10/VGG-11/{attack}/{name}", run))
+    for method, name in (("none", "CE"), ("vibe", "VIBE-SS")):
+        run = Run("AdaptiveTrigger", method, filtered=method == "vibe")
+        rows.append(Row("I.3", f"CIFAR-10/adaptive/{name}", run))
+    for method, name in (("none", "None"), ("vibe", "VIBE-SS")):
+        run = Run("WitchesBrew", method, filtered=method == "vibe")
+        rows.append(Row("I.4", f"CIFAR-10/WitchesBrew/{name}", run, ("ASR",)))
+    for method, name in (("logreg", "LogReg"), ("vibe", "VIBE-SS")):
+        run = Run("CTRL", method, filtered=method == "vibe")
+        rows.append(Row("T6", f"CIFAR-10/CTRL/SimCLR/{name}", run))
+    return rows
