@@ -82,10 +82,10 @@ def audit(
 
     Examples
     --------
-    >>> import skvibe
+    >>> from skvibe.auditing import audit
     >>> from skvibe.datasets import load_poisoned_digits
-    >>> data = load_poisoned_digits()
-    >>> found = skvibe.audit(data.X, data.y)
+    >>> data = load_poisoned_digits(rate=0.05)
+    >>> found = audit(data.X, data.y)
     >>> bool(found.is_suspect[data.poison_mask].mean() > 0.9)
     True
     """
@@ -192,10 +192,11 @@ class Audit:
 
     Examples
     --------
-    >>> import skvibe
+    >>> from skvibe import VIBEClassifier
+    >>> from skvibe.auditing import audit
     >>> from skvibe.datasets import load_poisoned_digits
     >>> data = load_poisoned_digits()
-    >>> found = skvibe.audit(data.X, data.y, estimator=skvibe.VIBEClassifier())
+    >>> found = audit(data.X, data.y, estimator=VIBEClassifier(random_state=0))
     >>> found.table.columns.tolist()[:4]
     ['given_label', 'clean_label', 'predicted_label', 'poison_score']
     """
@@ -351,8 +352,6 @@ class Audit:
             if predicted != self.given_labels[i]:
                 text += f"; the classifier sees {predicted}"
             return text
-        if score < self.threshold:
-            return f"inferred as {self.clean_labels[i]}, though the given label fits"
         if predicted == self.given_labels[i]:
             return f"score {score:.2f} is above the threshold"
         return f"looks like {predicted} (score {score:.2f})"
@@ -534,7 +533,7 @@ def _suggest(self, threshold):
         self.clean_labels,
         self.predicted_labels,
     )
-    suspect = (self.poison_scores >= threshold) | (clean != given)
+    suspect = self.poison_scores >= threshold
     actions = np.where(suspect, "review", "keep").astype("<U7")
     agreed = (clean == predicted) & (clean != given)
     actions[agreed & (self.poison_scores >= max(_SURE, threshold))] = "relabel"

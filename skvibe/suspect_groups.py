@@ -167,13 +167,25 @@ def find_groups(audit, text, X, feature_names):
         core = suspect & (audit.removed_by != "")
         core = core if core.sum() >= _FEWEST else suspect
         if text is not None and core.sum() >= _FEWEST:
-            group.words = distinctive_words(text, core, trusted)
+            group.words = _planted_words(text, core, trusted, own)
         if feature_names is not None and core.sum() >= _FEWEST:
             group.features = distinctive_features(X, core, trusted, feature_names)
         planted, group.evidence = _find_evidence(audit, group, suspect, text)
         group.n_planted = int(planted.sum())
         groups.append(group)
     return sorted(groups, key=lambda g: (-g.n_planted, -g.n_suspects))
+
+
+def _planted_words(text, core, trusted, own):
+    """Words rare among all trusted rows and among those of the same class.
+
+    What the suspect rows of a class share with its trusted ones is its topic.
+    """
+    words = distinctive_words(text, core, trusted)
+    if not words or (trusted & own).sum() < _FEWEST:
+        return words
+    in_class = {word for word, _, _ in distinctive_words(text, core, trusted & own)}
+    return [entry for entry in words if entry[0] in in_class]
 
 
 def _find_evidence(audit, group, suspect, text):

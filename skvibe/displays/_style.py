@@ -47,7 +47,7 @@ def plain(value, longest=_LONGEST_NAME):
     if text.startswith("_"):
         # matplotlib leaves such names out of legends.
         text = " " + text
-    return text.replace("\\", "\\\\").replace("$", r"\$") if "$" in text else text
+    return text.replace("$", r"\$")
 
 
 def class_style(code):
