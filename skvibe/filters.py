@@ -13,7 +13,8 @@ from skvibe._removed_rows import (
     float_dtype,
     mark_removed,
 )
-from skvibe.off_manifold import detect_off_manifold, nearest_centroid
+from skvibe.community_geometry import nearest_centroid
+from skvibe.off_manifold import detect_off_manifold
 
 
 class _OffManifoldEstimator(BaseEstimator):
@@ -189,7 +190,8 @@ class OffManifoldFilter(OneToOneFeatureMixin, TransformerMixin, _OffManifoldEsti
         Distance beyond which the farthest community is removed, in the paper's scale
         at ten classes, where an outlier passes 0.275 at 1.44 times the distance
         between the others. For other numbers of classes it is adjusted to the same
-        ratio, see `skvibe.off_manifold.calibrate_threshold` and `threshold_`.
+        ratio, see `skvibe.community_geometry.calibrate_threshold` and
+        `threshold_`.
     n_communities : int, default=None
         Communities to look for. None: the number of classes in ``y``, plus one.
         Needed if fit is given no ``y``.

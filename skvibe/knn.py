@@ -15,10 +15,10 @@ from sklearn.utils import check_random_state
 EXACT_LIMIT = 100_000
 """Rows up to which ``method="auto"`` searches exactly."""
 
-# One chunk of scores: large enough for a fast matrix product, far below (n, n).
-_CHUNK_ELEMENTS = 2**24
+# One chunk of scores: large enough for a fast matrix product, small enough for cache.
+_CHUNK_ELEMENTS = 2**22
 # Columns are searched in groups of this many; only the best groups are looked into.
-_GROUP = 32
+_GROUP = 16
 # Candidates kept beyond n_neighbors, so that most ties are decided among them.
 _EXTRA = 8
 # Differences of squared distances below this share of the squared norm are ties.

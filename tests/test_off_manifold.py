@@ -8,14 +8,7 @@ from scipy.stats import special_ortho_group
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsTransformer
 
-from skvibe.off_manifold import (
-    DECISIONS,
-    calibrate_threshold,
-    canonical_order,
-    community_distances,
-    detect_off_manifold,
-    nearest_centroid,
-)
+from skvibe.off_manifold import DECISIONS, canonical_order, detect_off_manifold
 
 
 def make_mixture(n_classes, rate, *, ratio=2.0, n=1200, d=12, seed=0, balance=None):
@@ -285,43 +278,6 @@ def test_bad_parameters(params, message):
         detect_off_manifold(X, **params)
 
 
-@settings(max_examples=50)
-@given(
-    n_groups=st.integers(3, 60),
-    ratio=st.floats(1.0, 3.0),
-    threshold=st.floats(0.1, 0.4),
-)
-def test_calibration_asks_the_same_ratio_at_every_number_of_groups(
-    n_groups, ratio, threshold
-):
-    # The other centroids a distance 1 apart, the last one `ratio` from all of them.
-    others = np.eye(n_groups - 1, n_groups) / np.sqrt(2)
-    centre = others.mean(axis=0)
-    height = np.sqrt(ratio**2 - np.sum((others[0] - centre) ** 2))
-    outlier = centre + height * np.eye(n_groups)[-1]
-    distances = community_distances(np.vstack([others, outlier]))
-    assert distances.argmax() == n_groups - 1 or ratio < 1 + 1e-9
-    scaled = distances[-1] / calibrate_threshold(threshold, n_groups)
-    expected = (1 - 1 / ratio) * 0.9 / threshold
-    assert scaled == pytest.approx(expected, abs=1e-9)
-
-
-def test_calibration_keeps_the_paper_at_ten_classes():
-    assert calibrate_threshold(0.275, 11) == pytest.approx(0.275)
-    assert calibrate_threshold(0.275, 2) == np.inf
-
-
-def test_distances_of_the_paper_by_hand():
-    centroids = np.array([[0.0], [1.0], [5.0]])
-    # Mean distances (self included) 2, 5/3, 3; over the largest: 2/3, 5/9, 1.
-    expected = [2 / 3 - 7 / 9, 5 / 9 - 5 / 6, 1 - 11 / 18]
-    np.testing.assert_allclose(community_distances(centroids), expected)
-    np.testing.assert_allclose(
-        community_distances(centroids, "paper"), np.abs(expected)
-    )
-    np.testing.assert_array_equal(community_distances(np.ones((4, 2))), np.zeros(4))
-
-
 @settings(max_examples=30)
 @given(seed=st.integers(0, 99), levels=st.sampled_from([2, 3, 100]))
 def test_canonical_order_forgets_the_order_given(seed, levels):
@@ -331,9 +287,3 @@ def test_canonical_order_forgets_the_order_given(seed, levels):
     np.testing.assert_array_equal(
         X[shuffle][canonical_order(X[shuffle])], X[canonical_order(X)]
     )
-
-
-def test_nearest_centroid_far_from_the_origin():
-    centroids = np.array([[0.0, 1e6], [1.0, 1e6]])
-    rows = np.array([[0.4, 1e6], [0.6, 1e6]], dtype=np.float64)
-    np.testing.assert_array_equal(nearest_centroid(rows, centroids), [0, 1])
