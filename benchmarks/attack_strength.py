@@ -7,6 +7,7 @@ Prints one line a cell and writes benchmarks/results/attack_strength.json. Parts
 digits   scikit-learn's digits (8 x 8); logistic regression, a support vector machine
          and a perceptron on the pixels
 cifar10  10,000 training images of CIFAR-10 (2,000 to test), a small convolutional net
+brew     Witches' Brew on the same images: one training for each victim
 text     AG News and TREC-6 sentence embeddings of texts whose trigger was put in before
          they were embedded, and displaced embeddings; logistic regression
 
@@ -281,12 +282,19 @@ def run_cifar10(seeds, quick):
         surrogate = SmallNet(seed + 1000).fit(*data[:2]).module
         for name, attack in image_cells(seed, surrogate, small=False):
             yield seed, measure(name, attack, SmallNet, clean, data, seed)
-        if seed == seeds[0] and not quick:
-            params = {"n_restarts": 1, "n_iter": 100}
-            yield (
-                seed,
-                measure_brew(SmallNet, clean, data, seed, 6, surrogate, **params),
-            )
+
+
+def run_brew(seeds, quick):
+    n_train, n_test, n_victims = (2_000, 1_000, 2) if quick else (10_000, 2_000, 4)
+    for seed in seeds:
+        data = load_cifar10(n_train, n_test, seed)
+        clean = SmallNet(seed).fit(*data[:2])
+        surrogate = SmallNet(seed + 1000).fit(*data[:2]).module
+        params = {"n_restarts": 1, "n_iter": 60}
+        yield (
+            seed,
+            measure_brew(SmallNet, clean, data, seed, n_victims, surrogate, **params),
+        )
 
 
 def load_cifar10(n_train, n_test, seed):
@@ -391,6 +399,7 @@ def measure_embedded(
 PARTS = {
     "digits": (run_digits, []),
     "cifar10": (run_cifar10, ["cifar10_jpeg.npz"]),
+    "brew": (run_brew, ["cifar10_jpeg.npz"]),
     "text": (run_text, ["agnews_small_minilm.npz", "trec6_minilm.npz"]),
 }
 
@@ -401,7 +410,11 @@ def main():
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="print kept results only")
     args = parser.parse_args()
+    if args.table:
+        print_table(json.loads(args.output.read_text()))
+        return
     torch.set_num_threads(1)
 
     parts = json.loads(args.output.read_text()) if args.output.exists() else {}
@@ -413,7 +426,9 @@ def main():
             continue
         cells = []
         for seed, cell in run(list(range(args.seeds)), args.quick):
-            cells.append({"data": part, "seed": seed, **cell})
+            cells.append(
+                {"data": "cifar10" if part == "brew" else part, "seed": seed, **cell}
+            )
             print(describe(cells[-1]), flush=True)
             parts[part] = {**stamp(part, args), "cells": cells}
             args.output.write_text(json.dumps(parts, indent=1) + "\n")
@@ -426,6 +441,35 @@ def describe(cell):
         f"(clean {cell['acc_clean']:.3f})  ASR {cell['asr']:.3f} "
         f"(control {cell['control']:.3f})"
     )
+
+
+def print_table(parts):
+    """The kept results as Markdown, means over the seeds."""
+    for part in parts.values():
+        groups = {}
+        for cell in part["cells"]:
+            key = cell["data"], cell["learner"], cell["attack"], cell["n_poisoned"]
+            groups.setdefault(key, []).append(cell)
+        before = None
+        for (data, learner, attack, n_poisoned), cells in groups.items():
+            if (data, learner) != before:
+                before = data, learner
+                clean = np.mean([cell["acc_clean"] for cell in cells])
+                print(
+                    f"\n{data}, {learner}: ACC {clean:.3f} when trained on clean data"
+                )
+                print(
+                    "\n| attack | rows | ACC | ASR | control |\n|---|---|---|---|---|"
+                )
+            acc, asr, control = (
+                np.mean([cell[name] for cell in cells])
+                for name in ("acc", "asr", "control")
+            )
+            share = n_poisoned / cells[0]["n_train"]
+            print(
+                f"| {attack} | {n_poisoned} ({share:.1%}) | {acc:.3f} | {asr:.3f} "
+                f"| {control:.3f} |"
+            )
 
 
 def stamp(part, args):
