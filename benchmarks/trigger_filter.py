@@ -506,7 +506,8 @@ def main():
         "evasion": run_evasion,
         "cost": run_cost,
     }
-    results = {"run": stamp(), **parts[arguments.part]()}
+    run = stamp()  # before the run: the code may change during it
+    results = {"run": run, **parts[arguments.part]()}
     path = ROOT / "benchmarks" / "results" / f"trigger_filter_{arguments.part}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written: {path.relative_to(ROOT)}")

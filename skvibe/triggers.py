@@ -25,6 +25,8 @@ _PREFERRED = 2.0
 # Share of the false-alarm rate spent on the comparison across classes.
 _ACROSS = 0.1
 _N_STARTS = 3
+# What a class must bring to join others that share a displacement.
+_JOINS = 3.0
 
 
 @dataclass
@@ -166,7 +168,7 @@ class _Search:
         across = self._share_shift(across)
         for k in self.searched:
             rows = self.members[k]
-            graded = graded_posterior(
+            graded, _ = graded_posterior(
                 self.Z[rows], self.means, k, self.shifts[k], self.counts
             )
             self.moved[rows] = np.maximum(self.moved[rows], graded)
@@ -191,22 +193,17 @@ class _Search:
         natural = np.average(self.offsets[linked], axis=0, weights=weights)
         for k in np.setdiff1d(self.searched, np.flatnonzero(linked)):
             rows = self.members[k]
-            start = _start_from_shift(self.Z[rows], self.means, k, shared)
-            fit = self.mixture(k).fit((1 - start)[None], start)
-            from_natural = np.linalg.norm(self.own_offset(k, fit) - natural)
-            agrees = (
-                cosines(np.stack([fit.shift, shared]))[0, 1] > AGREEMENT
-                and np.linalg.norm(fit.shift) > REACH
-                and np.linalg.norm(fit.shift - shared) < from_natural
-            )
-            sizes = fit.group.sum(), fit.natural.sum()
-            if agrees and min(sizes) >= self.min_class_size:
-                self.keep(k, fit)
-                across[k] = across[linked].max()
+            arguments = self.Z[rows], self.means, k
+            moved, gain = graded_posterior(*arguments, shared, self.counts)
+            _, rival = graded_posterior(*arguments, natural, self.counts, own=True)
+            statistic = vuong_statistic(gain - rival, self.groups[rows])
+            if statistic > _JOINS and (moved > 0.5).sum() >= self.min_class_size:
+                self.moved[rows], self.shifts[k] = moved, shared
+                across[k] = norm.sf(statistic) * self.n_classes
         return across
 
 
-def graded_posterior(rows, means, k, shift, counts, n_iter=30):
+def graded_posterior(rows, means, k, shift, counts, own=False, n_iter=30):
     """Posterior of being moved by a third, two thirds or the whole of a known shift.
 
     Only the weights are fitted here. A mixture that knows the whole shift alone
@@ -224,29 +221,37 @@ def graded_posterior(rows, means, k, shift, counts, n_iter=30):
         Whitened displacement.
     counts : ndarray of shape (K,)
         Rows of each class, the prior of the sources.
+    own : bool, default=False
+        Move rows of class k instead of the other classes: a natural topic.
     n_iter : int, default=30
         Iterations of expectation-maximisation.
 
     Returns
     -------
-    ndarray of shape (n_rows,)
+    posterior : ndarray of shape (n_rows,)
+        Of being moved to any degree.
+    log_density : ndarray of float64 of shape (n_rows,)
+        Of the mixture, up to a constant of each row.
     """
-    sources, prior = np.delete(means, k, axis=0), np.delete(counts, k)
-    m, n_moved = len(sources), len(_STRENGTHS) * len(sources)
+    others = np.delete(means, k, axis=0)
+    sources = means[k : k + 1] if own else others
+    prior = np.ones(1) if own else np.delete(counts, k)
+    n_grades, n_noise = len(_STRENGTHS), len(others)
     moved = np.concatenate([sources + strength * shift for strength in _STRENGTHS])
-    centers = np.concatenate([means[k : k + 1], moved, sources])
+    centers = np.concatenate([means[k : k + 1], moved, others])
     density = centers @ rows.T - 0.5 * np.square(centers).sum(axis=1)[:, None]
-    share = np.tile(prior / prior.sum(), len(_STRENGTHS))
+    share = np.tile(prior / prior.sum(), n_grades)
     weights = np.concatenate(
-        [[0.8], 0.1 * share / len(_STRENGTHS), np.full(m, 0.1 / m)]
+        [[0.8], 0.1 * share / n_grades, np.full(n_noise, 0.1 / n_noise)]
     ).astype(rows.dtype)
+    of_moved = slice(1, 1 + len(moved))
     for _ in range(n_iter):
-        _, posterior = normalise(density + np.log(weights)[:, None])
+        log_density, posterior = normalise(density + np.log(weights)[:, None])
         weights = posterior.sum(axis=1) + 1e-3
-        by_strength = weights[1 : 1 + n_moved].reshape(len(_STRENGTHS), m).sum(axis=1)
-        weights[1 : 1 + n_moved] = np.repeat(by_strength, m) * share
+        by_grade = weights[of_moved].reshape(n_grades, -1).sum(axis=1)
+        weights[of_moved] = np.repeat(by_grade, len(sources)) * share
         weights /= weights.sum()
-    return posterior[1 : 1 + n_moved].sum(axis=0)
+    return posterior[of_moved].sum(axis=0), log_density.astype(np.float64)
 
 
 def best_fit(mixture, starts, groups):
@@ -490,13 +495,6 @@ def cosines(vectors):
     vectors = np.asarray(vectors, dtype=np.float64)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return unit @ unit.T
-
-
-def _start_from_shift(rows, means, k, shift):
-    """Posterior of being a row of another class moved by a known shift."""
-    centers = means + shift
-    centers[k] = means[k]
-    return suspicion(rows, centers, k)
 
 
 def shifted_posterior(Z, means, shift):

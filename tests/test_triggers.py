@@ -190,7 +190,7 @@ def test_graded_posterior_finds_weakly_moved_rows():
     rng = np.random.default_rng(0)
     moved = means[1] + strengths[:, None] * shift + rng.normal(size=(120, 20))
     natural = means[0] + rng.normal(size=(200, 20))
-    posterior = graded_posterior(
+    posterior, _ = graded_posterior(
         np.concatenate([moved, natural]), means, 0, shift, np.full(4, 100.0)
     )
     assert (posterior[:30] < 0.5).mean() > 0.85  # label noise
