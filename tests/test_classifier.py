@@ -593,8 +593,9 @@ def test_a_trained_encoder_fits_better_than_a_frozen_one():
 
 def test_soft_labels_and_both_solvers():
     X, y = make_rows()
-    torch_labels = quick(max_iter=50).fit(X, y).clean_labels_
-    pot = quick(max_iter=50, solver="pot", tol=0).fit(X, y)
+    # Sinkhorn needs very many rounds where lam is large.
+    torch_labels = quick(max_iter=50, lam=2.0).fit(X, y).clean_labels_
+    pot = quick(max_iter=50, lam=2.0, solver="pot").fit(X, y)
     np.testing.assert_array_equal(pot.clean_labels_, torch_labels)
     soft = quick(pseudo_labels="soft").fit(X, y)
     assert soft.score(X, y) > 0.8

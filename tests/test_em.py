@@ -150,7 +150,7 @@ def test_first_e_step_takes_the_corrupted_posterior_constant():
     net.initialize()
     net.on_train_begin(net, X={"X": X}, y=y)
     log_p = []
-    net._log_joint = record_calls(net._log_joint, log_p)
+    net.log_joint = record_calls(net.log_joint, log_p)
     net.e_step()
     np.testing.assert_allclose(log_p[0], naive_log_joint(net, False), atol=1e-4)
     net.e_step()
