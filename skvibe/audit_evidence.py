@@ -66,7 +66,7 @@ def _nearest_of_block(unit, block, candidates):
 
 
 def distinctive_words(text, suspect, trusted, *, min_share=0.2, ratio=20.0, limit=8):
-    """Words that many suspect rows hold and hardly any trusted row does.
+    """Find words that many suspect rows hold and hardly any trusted row does.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def distinctive_words(text, suspect, trusted, *, min_share=0.2, ratio=20.0, limi
 
 
 def distinctive_features(X, suspect, trusted, feature_names, *, limit=5):
-    """Features in which suspect rows differ most from trusted ones.
+    """Find the features in which suspect rows differ most from trusted ones.
 
     Parameters
     ----------
@@ -170,6 +170,7 @@ def split_words(value):
     Returns
     -------
     set of str
+        Different words, and signs that are not spaces.
 
     Examples
     --------

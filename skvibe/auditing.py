@@ -78,7 +78,7 @@ def audit(
 
     See Also
     --------
-    Audit.from_estimator : The same for a pipeline that is fitted already.
+    Audit : The same for a pipeline that is fitted already.
 
     Examples
     --------
@@ -92,8 +92,7 @@ def audit(
     check_real("threshold", threshold, 0, 1)
     X = check_array(X)
     y = _check_rows(len(X), y, text, images)
-    stages = _Stages(enabled=verbose > 0)
-    stages.begin("filters and classifier")
+    _Stages(enabled=verbose > 0).begin("filters and classifier")
     if estimator is None:
         fitted = default_pipeline(random_state=random_state, verbose=verbose)
     else:
@@ -106,7 +105,7 @@ def audit(
             entry.message, entry.category, entry.filename, entry.lineno
         )
     notes = list(dict.fromkeys(str(entry.message) for entry in caught))
-    return Audit.from_estimator(
+    return Audit(
         fitted,
         X,
         y,
@@ -115,7 +114,7 @@ def audit(
         feature_names=feature_names,
         threshold=threshold,
         notes=notes,
-        _stages=stages,
+        verbose=verbose,
     )
 
 
@@ -144,22 +143,40 @@ def default_pipeline(*, random_state=0, verbose=0):
     from skvibe.filters import OffManifoldFilter
     from skvibe.trigger_filter import TriggerFilter
 
-    steps = [
-        ("off_manifold", OffManifoldFilter()),
-        ("trigger", TriggerFilter()),
-        ("vibe", VIBEClassifier()),
-    ]
-    for _, step in steps:
-        known = step.get_params()
-        wanted = {"random_state": random_state, "verbose": verbose}
-        step.set_params(**{k: v for k, v in wanted.items() if k in known})
-    return Pipeline(steps)
+    off_manifold = OffManifoldFilter(random_state=random_state, verbose=verbose)
+    trigger = TriggerFilter(random_state=random_state)
+    vibe = VIBEClassifier(random_state=random_state, verbose=verbose)
+    return Pipeline(
+        [("off_manifold", off_manifold), ("trigger", trigger), ("vibe", vibe)]
+    )
 
 
 class Audit:
     """The verdict on every row of a training set.
 
-    Made by :func:`skvibe.audit`. All arrays are aligned with the rows given.
+    Made by :func:`skvibe.audit`, or from a pipeline that is fitted already. All
+    arrays are aligned with the rows given.
+
+    Parameters
+    ----------
+    estimator : VIBEClassifier or Pipeline that ends with one
+        Fitted on X and y.
+    X : array-like of shape (n_samples, ...)
+        The rows given to fit, none of them NaN.
+    y : array-like of shape (n_samples,)
+        The labels given to fit.
+    text : sequence of str of shape (n_samples,), default=None
+        Text of each row.
+    images : array-like of shape (n_samples, ...) or sequence, default=None
+        Image of each row.
+    feature_names : sequence of str of shape (n_features,), default=None
+        Names of the features.
+    threshold : float in [0, 1], default=0.5
+        Poison score from which a row is suspect.
+    notes : sequence of str, default=()
+        Remarks that the report repeats.
+    verbose : int, default=0
+        1 prints each stage.
 
     Attributes
     ----------
@@ -190,6 +207,11 @@ class Audit:
     estimator : estimator
         The fitted pipeline.
 
+    Raises
+    ------
+    ValueError
+        If the pipeline was fitted on another number of rows.
+
     Examples
     --------
     >>> from skvibe import VIBEClassifier
@@ -201,9 +223,8 @@ class Audit:
     ['given_label', 'clean_label', 'predicted_label', 'poison_score']
     """
 
-    @classmethod
-    def from_estimator(
-        cls,
+    def __init__(
+        self,
         estimator,
         X,
         y,
@@ -213,35 +234,9 @@ class Audit:
         feature_names=None,
         threshold=0.5,
         notes=(),
-        _stages=None,
+        verbose=0,
     ):
-        """Read the verdict of a fitted pipeline on its training rows.
-
-        Parameters
-        ----------
-        estimator : VIBEClassifier or Pipeline that ends with one
-            Fitted on X and y.
-        X : array-like of shape (n_samples, ...)
-            The rows given to fit, none of them NaN.
-        y : array-like of shape (n_samples,)
-            The labels given to fit.
-        text, images, feature_names, threshold
-            As in :func:`skvibe.audit`.
-        notes : sequence of str, default=()
-            Remarks that the report repeats.
-
-        Returns
-        -------
-        Audit
-            The verdict.
-
-        Raises
-        ------
-        ValueError
-            If the pipeline was fitted on another number of rows.
-        """
-        self = cls()
-        stages = _stages or _Stages(enabled=False)
+        stages = _Stages(enabled=verbose > 0)
         X = check_array(X, allow_nd=True)
         y = _check_rows(len(X), y, text, images)
         vibe = estimator[-1] if isinstance(estimator, Pipeline) else estimator
@@ -273,7 +268,6 @@ class Audit:
         stages.begin("what suspect rows have in common")
         self.groups = find_groups(self, text, X, feature_names)
         stages.begin("done")
-        return self
 
     # -- the table ---------------------------------------------------------------
 
@@ -318,16 +312,17 @@ class Audit:
         return rows[order]
 
     def reasons(self, rows):
-        """Why some rows have the action suggested, one sentence each.
+        """Why some rows have the action suggested.
 
         Parameters
         ----------
-        rows : array-like of int
+        rows : array-like of int of shape (n_rows,)
             Row numbers.
 
         Returns
         -------
-        list of str
+        list of str of shape (n_rows,)
+            A sentence for each row, "" for rows to keep.
         """
         return [self._reason(i) for i in np.asarray(rows, dtype=np.int64)]
 
@@ -428,6 +423,7 @@ class Audit:
         Returns
         -------
         str
+            JSON.
         """
         return json.dumps(self.to_dict(), **kwargs)
 

@@ -22,7 +22,7 @@ _FEWEST = 10
 class SuspectGroup:
     """What the suspect rows of one given class have in common.
 
-    Attributes
+    Parameters
     ----------
     label : object
         The given class.

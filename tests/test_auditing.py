@@ -145,10 +145,10 @@ def test_a_fitted_pipeline_is_read_as_it_is(data, pipe, found):
     from sklearn.base import clone
 
     fitted = clone(pipe).fit(data.X, data.y)
-    read = Audit.from_estimator(fitted, data.X, data.y)
+    read = Audit(fitted, data.X, data.y)
     assert np.array_equal(read.actions, found.actions)
     with pytest.raises(ValueError, match="fitted on 340 rows"):
-        Audit.from_estimator(fitted, data.X[:10], data.y[:10])
+        Audit(fitted, data.X[:10], data.y[:10])
 
 
 def test_a_classifier_alone_will_do(data):

@@ -259,7 +259,7 @@ def test_hundred_thousand_rows(driver, tmp_path):
     words = ["trigger", "market", "science", "sport", "a", "of", "and", "people"]
     rng = np.random.default_rng(0)
     text = [" ".join(line) for line in rng.choice(words, (100_000, 70))]
-    found = Audit.from_estimator(vibe, X, y, text=text)
+    found = Audit(vibe, X, y, text=text)
     assert found.is_suspect.sum() > 8_000
     path = tmp_path / "large.html"
     found.to_html(path)

@@ -193,6 +193,7 @@ class AccuracyAttackDisplay:
         Returns
         -------
         self
+            Drawn.
         """
         check_lengths(
             accuracies=self.accuracies,

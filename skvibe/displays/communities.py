@@ -232,6 +232,7 @@ default="pca"
         Returns
         -------
         self
+            Drawn.
         """
         self.figure_, self.ax_ = figure_and_axes(ax, type(self).__name__, (7.2, 4.8))
         removed = self.removed

@@ -121,6 +121,7 @@ class EMProgressDisplay:
         Returns
         -------
         self
+            Drawn.
         """
         self.figure_, self.ax_ = self._two_axes(ax)
         upper, lower = self.ax_
@@ -159,8 +160,8 @@ class EMProgressDisplay:
             # As PartialDependenceDisplay does: the given axes become a frame.
             ax.set_axis_off()
             grid = ax.get_subplotspec().subgridspec(2, 1)
-            pair = [ax.figure.add_subplot(grid[place]) for place in range(2)]
-            return ax.figure, np.array(pair)
+            halves = [ax.figure.add_subplot(grid[place]) for place in range(2)]
+            return ax.figure, np.array(halves)
         pair = np.ravel(ax)
         if len(pair) != 2:
             raise ValueError(f"ax must be one Axes or two, got {len(pair)}.")

@@ -256,6 +256,7 @@ default=None
         Returns
         -------
         self
+            Drawn.
         """
         self.figure_, self.ax_ = figure_and_axes(ax, type(self).__name__, (7.2, 4.8))
         classes = np.unique(self.y) if self.classes is None else self.classes

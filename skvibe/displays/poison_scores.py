@@ -148,6 +148,7 @@ class PoisonScoreDisplay:
         Returns
         -------
         self
+            Drawn.
         """
         max_classes = check_integer("max_classes", max_classes, 1)
         threshold = check_real("threshold", self.threshold, 0, 1)

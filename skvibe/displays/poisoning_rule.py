@@ -27,7 +27,7 @@ class PoisoningRuleDisplay:
     Parameters
     ----------
     poisoning_rule : ndarray of shape (n_classes, n_classes)
-        p(y | l) at [l, y]; lines sum to 1.
+        Share p(y | l) at [l, y]; lines sum to 1.
     classes : ndarray of shape (n_classes,), default=None
         Class names. None: 0, 1, ...
 
@@ -130,6 +130,7 @@ class PoisoningRuleDisplay:
         Returns
         -------
         self
+            Drawn.
         """
         rule = np.asarray(self.poisoning_rule)
         n_classes = len(rule)

@@ -39,7 +39,7 @@ def _scores(audit):
     from skvibe.displays import PoisonScoreDisplay
 
     n_drawn = min(len(audit.classes), 20)
-    figure, ax = _new_axes(1.4 + 0.34 * max(n_drawn, 4))
+    figure, ax = _new_axes(max(4.4, 1.4 + 0.34 * n_drawn))
     PoisonScoreDisplay.from_predictions(
         audit.given_labels,
         audit.poison_scores,
@@ -92,7 +92,7 @@ def _rule(audit):
     labels = np.where(
         audit.removed_by == "", audit.clean_labels, audit.predicted_labels
     )
-    figure, ax = _new_axes(4.8)
+    figure, ax = _new_axes(4.4, layout="compressed")
     PoisoningRuleDisplay.from_predictions(
         audit.given_labels, labels, classes=audit.classes, ax=ax
     )
@@ -107,16 +107,17 @@ def _rule(audit):
 def _progress(audit):
     from skvibe.displays import EMProgressDisplay
 
-    figure, axes = _new_axes(4.0, n_rows=2)
+    figure, axes = _new_axes(4.4, n_rows=2)
     EMProgressDisplay.from_estimator(audit.estimator, ax=axes)
     return (
         _address(figure),
         "Lower bound and changed labels over the EM rounds",
-        "Training: the bound should rise and flatten, the changes should fall.",
+        "Training: the bound should rise and flatten, the changes should fall. The "
+        "first bound (hollow) is of a simpler model and does not compare.",
     )
 
 
-def _new_axes(height, n_rows=1):
+def _new_axes(height, n_rows=1, layout="constrained"):
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -125,7 +126,7 @@ def _new_axes(height, n_rows=1):
             "'skvibe[plot]', or ask for figures=False."
         ) from error
     # Not through pyplot: no window, no global state.
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, height), layout=layout)
     return figure, figure.subplots(n_rows, 1)
 
 
