@@ -12,9 +12,21 @@ from skvibe._version import __version__
 _PUBLIC = {
     "OffManifoldFilter": "skvibe.filters",
     "OffManifoldSampler": "skvibe.filters",
+    "TriggerFilter": "skvibe.trigger_filter",
     "VIBEClassifier": "skvibe.classifier",
+    "audit": "skvibe.auditing",
+    "load": "skvibe.persistence",
+    "save": "skvibe.persistence",
 }
-_MODULES = ("datasets", "model_selection", "transport")
+_MODULES = (
+    "attacks",
+    "datasets",
+    "displays",
+    "encoders",
+    "metrics",
+    "model_selection",
+    "transport",
+)
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 

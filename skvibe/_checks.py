@@ -3,6 +3,7 @@
 Called in ``fit``, never in ``__init__`` (scikit-learn's rule).
 """
 
+import math
 from numbers import Integral, Real
 
 import numpy as np
@@ -26,7 +27,7 @@ def check_real(name, value, low=None, high=None, closed="[]"):
             f"{name} must be a number{_bounds(low, high, closed)}, got {value!r} "
             f"({type(value).__name__})."
         )
-    if not np.isfinite(value):
+    if not math.isfinite(value):
         raise ValueError(
             f"{name} must be finite{_bounds(low, high, closed)}, got {value!r}."
         )

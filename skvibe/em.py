@@ -262,7 +262,7 @@ class VIBENet(NeuralNetClassifier):
         if state.calm_e_steps >= 2:
             state.finished = state.converged = True
         state.labels, state.potentials = result.labels, result.potentials
-        state.lower_bounds.append(self._lower_bound(log_p, result.potentials))
+        state.lower_bounds.append(result.value)
         state.label_changes.append(changed)
         state.transport_converged.append(result.converged)
         if self.pseudo_labels == "soft":
@@ -273,13 +273,6 @@ class VIBENet(NeuralNetClassifier):
                     log_p[block], result.potentials, lam=self.lam
                 ).to(log_p.dtype)
             state.responsibilities = log_p
-
-    def _lower_bound(self, log_p, potentials):
-        """Evidence lower bound per row: the dual value of the transport problem."""
-        total = 0.0
-        for block in log_p.split(self.chunk_size):
-            total += torch.logsumexp(self.lam * block + potentials, dim=1).sum()
-        return float(total / len(log_p) - potentials @ self._prior()) / self.lam
 
     @torch.no_grad()
     def log_joint(self, with_corrupted):

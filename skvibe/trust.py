@@ -9,8 +9,11 @@ import numpy as np
 # A class share within this factor of 1 / n_classes counts as equal. Poison moves
 # shares too, so a small deviation must not loosen the balance that keeps it out.
 EQUAL_SHARES_FACTOR = 1.3
-# Relabelled rows enter the refit above this poison score (odds of 19 to 1).
-RELABEL_SCORE = 0.95
+# The refit is stricter than a coin flip: a handful of triggered rows is enough for an
+# ordinary classifier to learn the trigger, so doubtful rows stay out. Rows enter with
+# the label given below the first poison score, with the clean one above the second.
+KEEP_SCORE = 0.3
+RELABEL_SCORE = 0.8
 
 
 def trusted_rows(given, clean, scores):
@@ -44,9 +47,9 @@ def trusted_rows(given, clean, scores):
 def refit_labels(given, clean, scores):
     """Rows and labels for an ordinary classifier after EM.
 
-    Trusted rows keep their label. Rows whose clean label is another one beyond
-    reasonable doubt come in under that label: triggered rows with their true class
-    are what teaches a classifier that the trigger means nothing.
+    Rows trusted with a margin keep their label. Rows whose clean label is another one
+    beyond reasonable doubt come in under that label: triggered rows with their true
+    class are what teaches a classifier that the trigger means nothing.
 
     Parameters
     ----------
@@ -70,9 +73,9 @@ def refit_labels(given, clean, scores):
     >>> mask, labels[mask]
     (array([ True,  True, False]), array([0, 1]))
     """
-    trusted = trusted_rows(given, clean, scores)
+    kept = (given == clean) & (scores < KEEP_SCORE)
     relabelled = (given != clean) & (scores > RELABEL_SCORE)
-    return trusted | relabelled, np.where(trusted, given, clean)
+    return kept | relabelled, np.where(kept, given, clean)
 
 
 def class_shares(predicted, n_classes):
