@@ -21,6 +21,7 @@ from skorch.utils import to_device
 from skvibe._checks import check_integer, check_option, check_real
 from skvibe._device import resolve_device
 from skvibe._fitting import fit_em
+from skvibe._net_state import describe_net, restore_net
 from skvibe._removed_rows import check_finite_rows, find_removed
 from skvibe.posteriors import (
     clean_log_posterior,
@@ -649,16 +650,33 @@ class VIBEClassifier(
         """
         return super().score(X, y, sample_weight)
 
+    def save(self, path):
+        """Write the fitted classifier to a file that cannot run code when loaded.
+
+        Parameters
+        ----------
+        path : str or path-like
+            File to write; read it back with `skvibe.load`.
+
+        See Also
+        --------
+        skvibe.save : The same for any estimator of this package, and for Pipelines.
+        """
+        from skvibe.persistence import save
+
+        save(self, path)
+
     def _check_predict_data(self, X):
         check_is_fitted(self)
-        X = validate_data(
-            self,
-            X,
-            reset=False,
-            dtype=self._input_dtypes(),
-            allow_nd=self.encoder is not None,
-        )
-        return X
+        # The largest floats overflow in the sum that looks for NaN; they are finite.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return validate_data(
+                self,
+                X,
+                reset=False,
+                dtype=self._input_dtypes(),
+                allow_nd=self.encoder is not None,
+            )
 
     def _predicted_log_proba(self, X):
         """Logarithm of what `predict_proba` returns."""
@@ -719,6 +737,27 @@ class VIBEClassifier(
 
     def _device(self):
         return next(self._encoder.parameters(), torch.empty(0)).device
+
+    def __getstate__(self):
+        # skorch pickles its own pickle inside; plain arrays say all there is to say,
+        # load on any device and hold no code.
+        state = dict(super().__getstate__())
+        net = state.pop("net_", None)
+        if net is not None:
+            state["_net_state"] = describe_net(net)
+            state.pop("history_", None)  # part of the net's state
+        if state.get("_encoder") is not None:
+            state["_encoder"] = copy.deepcopy(state["_encoder"]).cpu()
+        return state
+
+    def __setstate__(self, state):
+        state = dict(state)
+        description = state.pop("_net_state", None)
+        super().__setstate__(state)
+        if description is not None:
+            encoder = self._encoder if self.train_encoder else None
+            self.net_ = restore_net(self, description, encoder)
+            self.history_ = self.net_.history
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
