@@ -406,8 +406,7 @@ def run_all(args):
     bench = Bench(scale, args.seed, args.work, args.device)
     deadline = time.monotonic() + 60 * args.minutes
     for run in all_runs():
-        wanted = args.only is None or args.only in run.key
-        if (run.key, args.seed) in done or not wanted:
+        if (run.key, args.seed) in done or run.key not in (args.only or [run.key]):
             continue
         if time.monotonic() > deadline:
             print("Time is up; give the command again to go on.")
@@ -417,11 +416,19 @@ def run_all(args):
             line |= carry_out(run, bench)
         except NotApplicable as reason:
             line["not_run"] = str(reason)
-        line |= {"scale": asdict(scale), "data": bench.images.source, "stamp": stamp()}
+        line |= {"scale": asdict(scale), "data": bench.images.source}
+        line["stamp"] = stamp(_command_line(args))
         with open(file, "a") as stream:
             stream.write(json.dumps(line) + "\n")
         print(_short(line), flush=True)
     print("All runs are done.")
+
+
+def _command_line(args):
+    """The command that makes these results again; where checkpoints lie is left out."""
+    argv = [__file__, "--scale", args.scale, "--data", args.data]
+    argv += ["--seed", str(args.seed)] if args.seed else []
+    return [*argv, "--only", *args.only] if args.only else argv
 
 
 def _short(line):
@@ -494,7 +501,8 @@ def main():
     )
     parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--data", choices=("digits", "cifar10"))
-    parser.add_argument("--only", help="only runs whose name contains this")
+    parser.add_argument("--only", nargs="+", metavar="RUN", help="only these runs")
+    parser.add_argument("--list", action="store_true", help="print the runs' names")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--device", default="auto")
@@ -510,6 +518,9 @@ def main():
         args.data = "digits" if args.scale == "cpu" else "cifar10"
     if (args.scale, args.data) not in SCALES:
         parser.error(f"--scale {args.scale} has no --data {args.data}")
+    if args.list:
+        print("\n".join(run.key for run in all_runs()))
+        return
     if args.report:
         report(args)
         return
