@@ -88,10 +88,10 @@ def _main_line():
     for attack in (*DIRTY, *CLEAN_LABEL):
         for method, name in (("none", "None"), ("vibe", "VIBE-SS")):
             run = Run(attack, method, filtered=method == "vibe")
-            rows.append(Row("main", f"CIFAR-10/{attack}/{name}", run))
-        setting = f"CIFAR-10/{attack}/VIBE-SS/preprocess=no"
+            rows.append(Row("main", f"{attack}/{name}", run))
+        setting = f"{attack}/VIBE-SS/preprocess=no"
         rows.append(Row("main", setting, Run(attack, "vibe", filtered=False)))
-        setting = f"CIFAR-10/{attack}/skvibe's defaults for prior and refit"
+        setting = f"{attack}/skvibe's defaults for prior and refit"
         rows.append(Row("main", setting, Run(attack, "skvibe")))
     return rows
 

@@ -471,7 +471,8 @@ def report(args):
         if not lines:
             continue
         print(f"\n## {scale}, {lines[0]['data']}: {settings}\n")
-        print("| table | setting | figure | ours (%) | control (%) | paper (%) |")
+        print("ACC, ASR and control in percent; settings are named as in the paper.\n")
+        print("| table | setting | figure | ours | control | paper |")
         print("|---|---|---|---|---|---|")
         found = {line["run"]: line for line in lines if line["seed"] == args.seed}
         for row in all_rows():
@@ -488,7 +489,8 @@ def _report_line(row, metric, line, paper):
     if "not_run" in line:
         ours, control = f"not run: {line['not_run']}", ""
     else:
-        ours = f"{100 * line[metric]:.1f}"
+        percent = metric in ("ACC", "ASR")
+        ours = f"{100 * line[metric]:.1f}" if percent else f"{line[metric]:.2f}"
         control = f"{100 * line['control']:.1f}" if metric == "ASR" else ""
     cells = (row.table, row.setting, metric, ours, control, theirs)
     return "| " + " | ".join(cells) + " |"
