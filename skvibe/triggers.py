@@ -12,7 +12,12 @@ import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
-from skvibe.trigger_mixture import ClassMixture, normalise, pooled_whitening
+from skvibe.trigger_mixture import (
+    ClassMixture,
+    MixtureFit,
+    normalise,
+    pooled_whitening,
+)
 
 # Label noise may lie this far off its class's mean (within-class standard deviations).
 REACH = 3.0
@@ -20,8 +25,8 @@ REACH = 3.0
 AGREEMENT = np.sqrt(0.5)
 # Rows carry a trigger to different degrees: the text may be long or cut.
 _STRENGTHS = (1 / 3, 2 / 3, 1.0)
-# A start other than the first must bring evidence of its own to be preferred.
-_PREFERRED = 2.0
+# A fit from a start other than the first must bring evidence of its own.
+_EVIDENT = 2.0
 # Share of the false-alarm rate spent on the comparison across classes.
 _ACROSS = 0.1
 _N_STARTS = 3
@@ -119,6 +124,9 @@ class _Search:
     def whiten_again(self):
         self.whiten, self.unwhiten = pooled_whitening(self.residuals)
         self.Z = self.X @ self.whiten
+        self.average_again()
+
+    def average_again(self):
         weights = self.natural + 1e-6
         self.means = np.stack(
             [weights[r] @ self.Z[r] / weights[r].sum() for r in self.members]
@@ -133,9 +141,7 @@ class _Search:
     def search_class(self, k, first):
         rows = self.members[k]
         starts = [suspicion(self.Z[rows], self.means, k)]
-        if first:
-            starts.extend(sides(self.Z[rows]))
-        else:
+        if not first:
             starts.append(self.moved[rows])
         fit, statistic = best_fit(self.mixture(k), starts, self.groups[rows])
         self.keep(k, fit)
@@ -159,6 +165,7 @@ class _Search:
         return fit.shift + share @ sources - fit.centers[0]
 
     def result(self):
+        self.average_again()
         natural_size = self.counts - self.size
         enough = np.minimum(self.size, natural_size) >= self.min_class_size
         own = np.where(enough, own_p_values(self.statistics), 1.0)
@@ -255,7 +262,7 @@ def graded_posterior(rows, means, k, shift, counts, own=False, n_iter=30):
 
 
 def best_fit(mixture, starts, groups):
-    """The trigger model that beats its natural rivals most clearly.
+    """The trigger model, and how clearly it beats its natural rivals.
 
     Parameters
     ----------
@@ -263,7 +270,7 @@ def best_fit(mixture, starts, groups):
         Of the class.
     starts : list of ndarray of shape (n_rows,)
         First guesses of the posterior of being moved. The first is kept unless
-        another brings evidence.
+        another, or the opposite of what it led to, brings evidence.
     groups : ndarray of int of shape (n_rows,)
         From `number_duplicates`.
 
@@ -275,18 +282,28 @@ def best_fit(mixture, starts, groups):
         The smaller of two: against the same group as one natural cloud, and
         against label noise displaced by `REACH` at most. Both must be large.
     """
-    best, highest = None, -np.inf
+    starts = list(starts)
+    tried: list[tuple[MixtureFit, float]] = []
     for start in starts:
         fit = mixture.fit((1 - start)[None], start)
+        if not tried:
+            # Where moved rows outnumber the others they hold the class's mean, and the
+            # rows that stand out from it are the natural ones.
+            starts.append(1 - fit.group)
         cloud = mixture.fit(np.stack([1 - fit.group, fit.group]))
         gain = fit.log_density.astype(np.float64) - cloud.log_density
         statistic = min(
             vuong_statistic(gain, groups),
             vuong_statistic(mixture.reach_contrast(fit, REACH), groups),
         )
-        if best is None or statistic > max(highest, _PREFERRED):
-            best, highest = fit, statistic
-    return best, highest
+        tried.append((fit, statistic))
+    evident = [pair for pair in tried if pair[1] > _EVIDENT]
+    # Among evident ones the better density, not the larger statistic: natural rows
+    # taken along with the moved ones cost the former and need not cost the latter.
+    return max(
+        evident or tried[:1],
+        key=lambda pair: pair[0].log_density.sum(dtype=np.float64),
+    )
 
 
 def suspicion(rows, means, k):
@@ -309,45 +326,6 @@ def suspicion(rows, means, k):
     """
     scores = means @ rows.T - 0.5 * np.square(means).sum(axis=1)[:, None]
     return 1 - normalise(scores)[1][k]
-
-
-def sides(rows):
-    """The two sides of the class along its direction of largest spread.
-
-    For a class where moved rows outnumber the others: its own mean then says nothing.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n_rows, n_features)
-        Whitened rows of one label.
-
-    Returns
-    -------
-    list of two ndarray of shape (n_rows,)
-        Posterior guesses that add up to one.
-    """
-    centred = rows - rows.mean(axis=0)
-    if len(rows) > rows.shape[1]:
-        direction = np.linalg.eigh(centred.T @ centred)[1][:, -1]
-        along = centred @ direction
-    else:
-        along = np.linalg.eigh(centred @ centred.T)[1][:, -1]
-    side = np.where(_split_in_two(along), 0.99, 0.01).astype(rows.dtype)
-    return [side, 1 - side]
-
-
-def _split_in_two(values, max_iter=20):
-    """Two-means on a line: True above the threshold."""
-    threshold = values.mean()
-    for _ in range(max_iter):
-        above = values > threshold
-        if above.all() or not above.any():
-            break
-        middle = 0.5 * (values[above].mean() + values[~above].mean())
-        if middle == threshold:
-            break
-        threshold = middle
-    return values > threshold
 
 
 def number_duplicates(X):

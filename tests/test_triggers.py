@@ -11,7 +11,6 @@ from skvibe.triggers import (
     own_p_values,
     search_triggers,
     shifted_posterior,
-    sides,
     suspicion,
     vuong_statistic,
 )
@@ -133,16 +132,6 @@ def test_suspicion_is_high_for_rows_of_other_classes():
     scores = suspicion(means, means, 0)
     assert scores[0] < 0.01
     assert (scores[1:] > 0.99).all()
-
-
-@pytest.mark.parametrize("n", [6, 60])
-def test_sides_split_two_clouds(n):
-    rows = np.random.default_rng(0).normal(size=(n, 20))
-    rows[: n // 3, 0] += 30
-    one, two = sides(rows)
-    np.testing.assert_allclose(one + two, 1)
-    assert len(set(one[: n // 3])) == len(set(one[n // 3 :])) == 1
-    assert one[0] != one[-1]
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=40))
