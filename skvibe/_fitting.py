@@ -180,12 +180,15 @@ def _module_params(settings, features, given, shares, seed, encoder, start):
         "module__kappa": float(settings.kappa),
         "module__prior_temperature": float(settings.prior_temperature),
         "module__encoder": encoder,
+        "module__augment": None if encoder is None else copy.deepcopy(settings.augment),
     }
 
 
 def _build_net(settings, module_params, n_rows, device, seed):
     batch_size = min(settings.batch_size, n_rows)
-    batches = -(-n_rows // batch_size)
+    trains_encoder = module_params["module__encoder"] is not None
+    # A single row left over may join another batch.
+    batches = max(1, -(-(n_rows - 1) // batch_size))
     params = {
         "batch_size": batch_size,
         # One more than needed: the net itself ends the training at max_iter.
@@ -197,14 +200,20 @@ def _build_net(settings, module_params, n_rows, device, seed):
         "lr": settings.lr,
         "iterator_train": BatchIterator,
         "iterator_train__shuffle": True,
+        "iterator_train__join_single": trains_encoder,
         "iterator_train__generator": torch.Generator().manual_seed(seed),
         "iterator_valid": BatchIterator,
         "train_split": None,
         "callbacks__print_log": None,
         "verbose": 0,
     }
+    groups = []
     if module_params["module__theta"] is not None:
-        params["optimizer__param_groups"] = [("theta", {"lr": 0.1})]
+        groups.append(("theta", {"lr": 0.1}))
+    if trains_encoder and settings.encoder_lr is not None:
+        groups.append(("encoder.*", {"lr": settings.encoder_lr}))
+    if groups:
+        params["optimizer__param_groups"] = groups
     # Callbacks are changed by training: deep copies keep the user's as they are.
     params.update(copy.deepcopy(settings.net_params or {}))
     return VIBENet(

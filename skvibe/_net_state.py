@@ -67,6 +67,7 @@ def restore_net(settings, description, encoder=None):
             "module__kappa": float(settings.kappa),
             "module__prior_temperature": float(settings.prior_temperature),
             "module__encoder": encoder,
+            "module__augment": None,
         },
         settings.batch_size,
         parameter.device,

@@ -23,6 +23,7 @@ from skvibe._device import resolve_device
 from skvibe._fitting import fit_em
 from skvibe._net_state import describe_net, restore_net
 from skvibe._removed_rows import check_finite_rows, find_removed
+from skvibe._rows import place_rows
 from skvibe.posteriors import (
     clean_log_posterior,
     poison_score_from_log_posterior,
@@ -66,6 +67,13 @@ class VIBEClassifier(
     train_encoder : bool, default=False
         Train the copy of ``encoder`` together with the prototypes. False: its
         features are computed once and kept fixed.
+    encoder_lr : float, default=None
+        Learning rate of a trained encoder, > 0, which has a parameter group of its own.
+        None: `lr`.
+    augment : torch.nn.Module or callable, default=None
+        Random view of a batch, such as `skvibe.encoders.CropFlip`: float inputs to
+        float inputs, on the device. Used in the M-step with ``train_encoder=True``;
+        E-steps, scores and predictions see rows as they are.
     lam : float, default=25.0
         Sharpness of the transport problem, > 0; a large value makes the clean labels
         nearly hard.
@@ -189,6 +197,8 @@ class VIBEClassifier(
         encoder=None,
         *,
         train_encoder=False,
+        encoder_lr=None,
+        augment=None,
         lam=25.0,
         kappa=20.0,
         nu=20.0,
@@ -210,6 +220,8 @@ class VIBEClassifier(
     ):
         self.encoder = encoder
         self.train_encoder = train_encoder
+        self.encoder_lr = encoder_lr
+        self.augment = augment
         self.lam = lam
         self.kappa = kappa
         self.nu = nu
@@ -321,6 +333,18 @@ class VIBEClassifier(
             )
         if self.train_encoder and self.encoder is None:
             raise ValueError("train_encoder=True needs an encoder; got encoder=None.")
+        if self.augment is not None and not callable(self.augment):
+            raise TypeError(
+                "augment must be None, a torch.nn.Module or a callable on batches, got "
+                f"{type(self.augment).__name__}."
+            )
+        if self.augment is not None and not self.train_encoder:
+            raise ValueError(
+                "augment needs train_encoder=True: the features of a fixed encoder are "
+                "computed once."
+            )
+        if self.encoder_lr is not None:
+            check_real("encoder_lr", self.encoder_lr, 0, closed="()")
         check_real("lam", self.lam, 0, closed="()")
         check_real("kappa", self.kappa, 0, closed="()")
         check_real("nu", self.nu, 0)
@@ -411,10 +435,7 @@ class VIBEClassifier(
             return features, features
         features = self._encode(inputs, device)
         if self.train_encoder:
-            # torch knows no read-only tensors and no negative strides.
-            usable = inputs.flags.writeable and inputs.flags.c_contiguous
-            inputs = inputs if usable else np.array(inputs, order="C")
-            return torch.from_numpy(inputs).to(device), features
+            return place_rows(inputs, device), features
         return features, features
 
     def _publish(self, net, inputs, given):

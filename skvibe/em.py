@@ -44,6 +44,8 @@ class VIBEModule(torch.nn.Module):
     encoder : torch.nn.Module or None
         Maps inputs to feature vectors and is trained with the prototypes, together
         with eta. None: inputs are unit feature vectors, and eta stays fixed.
+    augment : callable or None
+        Random view of a batch of inputs, in the M-step only.
     """
 
     def __init__(
@@ -55,9 +57,11 @@ class VIBEModule(torch.nn.Module):
         kappa=20.0,
         prior_temperature=0.02,
         encoder=None,
+        augment=None,
     ):
         super().__init__()
         self.encoder = encoder
+        self.augment = augment
         self.prototypes = torch.nn.Parameter(prototypes.clone())
         self.corrupted = torch.nn.Parameter(
             corrupted.clone(), requires_grad=encoder is not None
@@ -77,7 +81,11 @@ class VIBEModule(torch.nn.Module):
         """Unit feature vectors of a batch of inputs."""
         if self.encoder is None:
             return X
-        return unit_rows(torch.flatten(self.encoder(X.float()), start_dim=1))
+        X = X.float()  # images are kept as small as they are, batches are not
+        # The E-step runs in evaluation mode and sees every row as it is.
+        if self.training and self.augment is not None:
+            X = self.augment(X)
+        return unit_rows(torch.flatten(self.encoder(X), start_dim=1))
 
     def forward(self, X, idx=None):
         """Clean log-posterior, cosines with mu and with eta, table of both."""
@@ -95,7 +103,7 @@ class EMState:
     ``labels`` and ``responsibilities`` are indexed by original row number.
     """
 
-    X: torch.Tensor
+    X: torch.Tensor | np.ndarray
     given: torch.Tensor
     iteration: int = 0
     calm_e_steps: int = 0
@@ -156,8 +164,8 @@ class VIBENet(NeuralNetClassifier):
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         super().on_train_begin(net, X=X, y=y, **kwargs)
-        given = torch.as_tensor(y).to(X["X"].device)
-        self.em_ = EMState(X=X["X"], given=given)
+        # Rows may be memory-mapped; what is known of them is on the device.
+        self.em_ = EMState(X=X["X"], given=torch.as_tensor(y).to(self.device))
         self._progress = Progress("EM", self.max_iter, enabled=self.em_verbose > 0)
 
     def on_epoch_begin(self, net, **kwargs):
@@ -289,7 +297,10 @@ class VIBENet(NeuralNetClassifier):
         )
         for start in range(0, len(log_p), self.chunk_size):
             block = slice(start, start + self.chunk_size)
-            log_clean, cosines, given_cosines, table = module(state.X[block])
+            rows = state.X[block]
+            if isinstance(rows, np.ndarray):
+                rows = torch.from_numpy(np.array(rows)).to(state.given.device)
+            log_clean, cosines, given_cosines, table = module(rows)
             log_p[block] = log_clean
             if with_corrupted:
                 log_p[block] += self._log_corrupted(
