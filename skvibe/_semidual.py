@@ -232,5 +232,4 @@ def _judge(point, trial, step):
     # The gain drowns in rounding. D is concave: its slopes tell as much.
     after = trial.gradient @ step
     accepted = after >= -0.9 * before or trial.error < point.error
-    ratio = 1.0 if after >= -0.3 * before else 0.5 if after > -0.6 * before else 0.0
-    return accepted, ratio
+    return accepted, min(1.0, 0.5 * (before + after) / predicted)
