@@ -10,6 +10,7 @@ from skvibe._version import __version__
 
 # name -> the module that defines it
 _PUBLIC = {
+    "Audit": "skvibe.auditing",
     "OffManifoldFilter": "skvibe.filters",
     "OffManifoldSampler": "skvibe.filters",
     "TriggerFilter": "skvibe.trigger_filter",

@@ -12,7 +12,7 @@ EQUAL_SHARES_FACTOR = 1.3
 # The refit is stricter than a coin flip: a handful of triggered rows is enough for an
 # ordinary classifier to learn the trigger, so doubtful rows stay out. Rows enter with
 # the label given below the first poison score, with the clean one above the second.
-KEEP_SCORE = 0.3
+KEEP_SCORE = 0.4
 RELABEL_SCORE = 0.8
 
 
