@@ -254,9 +254,11 @@ def draw(results, path):
     right.set_title("Filter, 384 features, 10 classes")
     for axes, label in [(left, "rows"), (middle, "communities"), (right, "rows")]:
         axes.set_xlabel(label)
-        axes.set_ylabel("processor seconds, one thread")
         axes.grid(which="both", alpha=0.3)
         axes.legend()
+    left.set_ylabel("processor seconds, one thread")
+    middle.set_ylim(top=2e3)  # room for the legend
+    middle.legend(loc="upper left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

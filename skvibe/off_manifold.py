@@ -27,7 +27,7 @@ MIN_ROWS = 100
 """With fewer rows the detector abstains."""
 
 # Edges a community may send outside: clusters 0.0, triggered sentences 0.22-0.26,
-# small groups without meaning in clean sentences 0.40-0.55 (see the user guide).
+# small groups without meaning in clean sentences 0.40-0.55.
 _MAX_CONDUCTANCE = 0.35
 # Reassignments of rows to the nearest centroid before the decision.
 _REFINEMENTS = 5
