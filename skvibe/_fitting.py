@@ -4,6 +4,7 @@
 """
 
 import copy
+import threading
 import warnings
 
 import numpy as np
@@ -22,6 +23,8 @@ _PRIOR_RUNS = 3
 _PRIOR_SETTLED = 0.05
 _PRIOR_ROWS = 10_000
 _BLOCK = 4096
+# torch's random state is one a process: fits that use it go one after the other.
+_GLOBAL_RANDOM_STATE = threading.Lock()
 
 
 def class_means(features, given, n_classes):
@@ -150,7 +153,7 @@ def run_em(settings, rows, features, given, shares, seed, encoder=None, start=No
     else:
         # A user's module may draw random numbers (dropout) from torch's global state.
         cuda = [features.device] if features.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
+        with _GLOBAL_RANDOM_STATE, torch.random.fork_rng(devices=cuda):
             torch.manual_seed(seed)
             net.fit({"X": rows, "idx": idx}, given)
     if not net.em_.finished:

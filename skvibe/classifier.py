@@ -146,7 +146,8 @@ class VIBEClassifier(
         Rows whose given label is believed: it is the clean label, and its poison
         score is under 0.5. False for removed rows.
     refit_classifier_ : classifier or None
-        What makes the predictions; None where the prototypes do.
+        What makes the predictions; None where the prototypes do, because of
+        ``refit=False`` or because rows of one class only were trusted.
     prior_ : ndarray of shape (n_classes,)
         Class shares pi.
     prototypes_ : ndarray of shape (n_classes, n_features_out)
@@ -484,6 +485,9 @@ class VIBEClassifier(
             # A class without one trusted row: its own rows are all there is.
             mask |= given == missing
             labels[given == missing] = missing
+        if len(np.unique(labels[mask])) < 2:
+            # Every clean label is of one class: nothing for a classifier to learn.
+            return None
         if self.refit is True:
             classifier = LogisticRegression(C=10, max_iter=1000)
         else:

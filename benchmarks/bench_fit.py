@@ -1,0 +1,168 @@
+"""What a fit costs, as ratios within one run.
+
+* an epoch of the M-step against a bare torch loop doing the same arithmetic on the
+  same batches (50,000 x 384, batch 1,024);
+* the share of the E-steps in a default fit at that size;
+* a whole default fit on AG News against scikit-learn's LogisticRegression on the same
+  features (20,000 x 384), where that data is at hand.
+
+Run it with ``python benchmarks/bench_fit.py``; the result goes to
+``benchmarks/results/fit.json``.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import time
+
+import numpy as np
+import torch
+from _stamp import stamp
+from sklearn.linear_model import LogisticRegression
+
+from skvibe import VIBEClassifier
+from skvibe._fitting import run_em
+from skvibe.em import VIBENet
+from skvibe.posteriors import unit_rows
+
+RESULT = pathlib.Path(__file__).parent / "results" / "fit.json"
+
+
+def sphere(n_rows, n_features, n_classes, seed=0):
+    """Unit vectors around prototypes, a tenth of the labels set to class 0."""
+    rng = np.random.default_rng(seed)
+    prototypes = rng.normal(size=(n_classes, n_features))
+    y = rng.integers(n_classes, size=n_rows)
+    X = prototypes[y] + 1.5 * rng.normal(size=(n_rows, n_features))
+    y[rng.random(n_rows) < 0.1] = 0
+    return X.astype(np.float32), y
+
+
+def bare_epoch(X, given, labels, mu, eta, kappa, nu, batch_size, seed):
+    """Seconds of one epoch of the same M-step, written by hand in torch."""
+    mu = mu.clone().requires_grad_()
+    log_prior = torch.zeros(len(mu))
+    optimizer = torch.optim.SGD([mu], lr=0.1, momentum=0.9, weight_decay=5e-4)
+    generator = torch.Generator().manual_seed(seed)
+    start = time.perf_counter()
+    for rows in torch.randperm(len(X), generator=generator).split(batch_size):
+        v, y, l = X[rows], given[rows], labels[rows]
+        optimizer.zero_grad()
+        prototypes, corrupted = unit_rows(mu), unit_rows(eta)
+        cosines = v @ prototypes.T
+        log_clean = torch.log_softmax(kappa * cosines + log_prior, dim=1)
+        norm = (2 + 2 * cosines.gather(1, l[:, None])).clamp_min(1e-12).sqrt()
+        logits = ((prototypes @ corrupted.T)[l] + v @ corrupted.T) * (nu / norm)
+        log_corrupted = torch.log_softmax(logits, dim=1).gather(1, y[:, None])[:, 0]
+        loss = -(log_clean.gather(1, l[:, None])[:, 0] + log_corrupted).mean()
+        loss.backward()
+        optimizer.step()
+    return time.perf_counter() - start
+
+
+class TimedNet(VIBENet):
+    """Notes the seconds of every epoch, the E-steps' left out, and those of E-steps."""
+
+    seconds_in_e_steps = 0.0
+
+    def e_step(self):
+        start = time.perf_counter()
+        super().e_step()
+        TimedNet.seconds_in_e_steps += time.perf_counter() - start
+
+
+def epoch_ratio(repeats, n_rows=50_000, n_features=384, n_classes=10):
+    """M-step of the classifier over the bare loop, epochs interleaved."""
+    import skvibe._fitting as fitting
+
+    X, y = sphere(n_rows, n_features, n_classes)
+    features, given = unit_rows(torch.from_numpy(X)), torch.from_numpy(y)
+    batches = -(-n_rows // 1024)
+    classes = np.arange(n_classes)
+    means = fitting.class_means(features, given, n_classes)
+    shares = np.full(n_classes, 1 / n_classes)
+
+    def seconds(n_epochs, seed):
+        settings = VIBEClassifier(
+            max_iter=n_epochs * batches, e_step_period=10**6, random_state=0
+        )
+        settings.classes_ = classes
+        TimedNet.seconds_in_e_steps = 0.0
+        start = time.perf_counter()
+        run_em(settings, features, features, given, shares, seed)
+        return time.perf_counter() - start - TimedNet.seconds_in_e_steps
+
+    fitting.VIBENet = TimedNet
+    ours, bare = [], []
+    for repeat in range(repeats + 1):
+        # The difference leaves out what is done once a fit.
+        epoch = (seconds(4, repeat) - seconds(1, repeat)) / 3
+        theirs = [
+            bare_epoch(features, given, given, means, means, 20.0, 20.0, 1024, repeat)
+            for _ in range(3)
+        ]
+        if repeat:  # the first round warms up
+            ours.append(epoch)
+            bare.append(statistics.median(theirs))
+    fitting.VIBENet = VIBENet
+    return {
+        "n_rows": n_rows,
+        "n_features": n_features,
+        "skvibe_s": statistics.median(ours),
+        "bare_torch_s": statistics.median(bare),
+        "ratio": statistics.median(a / b for a, b in zip(ours, bare, strict=True)),
+    }
+
+
+def e_step_share(n_rows=50_000, n_features=384, n_classes=10):
+    """Share of a default fit that its E-steps take."""
+    import skvibe._fitting as fitting
+
+    X, y = sphere(n_rows, n_features, n_classes)
+    fitting.VIBENet = TimedNet
+    TimedNet.seconds_in_e_steps = 0.0
+    start = time.perf_counter()
+    VIBEClassifier(random_state=0).fit(X, y)
+    total = time.perf_counter() - start
+    fitting.VIBENet = VIBENet
+    return {"fit_s": total, "e_step_share": TimedNet.seconds_in_e_steps / total}
+
+
+def whole_fit(repeats):
+    """Default fit over logistic regression on poisoned AG News embeddings."""
+    from cells import Cell, load
+
+    cell = load(Cell("agnews", "word", 0, 0.1, 0))
+    vibe, logistic = [], []
+    for repeat in range(repeats):
+        start = time.perf_counter()
+        LogisticRegression(C=10, max_iter=1000).fit(cell.X, cell.y)
+        logistic.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        VIBEClassifier(random_state=repeat).fit(cell.X, cell.y)
+        vibe.append(time.perf_counter() - start)
+    return {
+        "n_rows": len(cell.X),
+        "vibe_s": statistics.median(vibe),
+        "logistic_regression_s": statistics.median(logistic),
+        "ratio": statistics.median(a / b for a, b in zip(vibe, logistic, strict=True)),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    result = {"run": stamp(), "epoch": epoch_ratio(args.repeats)}
+    print("epoch", result["epoch"])
+    result["e_steps"] = e_step_share()
+    print("e-steps", result["e_steps"])
+    result["whole_fit"] = whole_fit(args.repeats)
+    print("whole fit", result["whole_fit"])
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
