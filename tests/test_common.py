@@ -6,9 +6,17 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skvibe
 
-ESTIMATORS = [skvibe.VIBEClassifier()]
+ESTIMATORS = [
+    skvibe.OffManifoldFilter(),
+    skvibe.OffManifoldSampler(),
+    skvibe.TriggerFilter(),
+    skvibe.VIBEClassifier(),
+]
 
 
+# The checks' data are so few that the filters abstain, and say so.
+@pytest.mark.filterwarnings(r"ignore:Only \d+ rows. at least:UserWarning")
+@pytest.mark.filterwarnings("ignore:TriggerFilter removes nothing:UserWarning")
 @parametrize_with_checks(ESTIMATORS)
 def test_check_estimator(estimator, check):
     check(estimator)

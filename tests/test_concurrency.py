@@ -32,10 +32,14 @@ def classifier(seed):
 
 def trained_encoder(seed):
     X, y = make_rows(seed)
-    encoder = torch.nn.Sequential(torch.nn.Linear(D, D), torch.nn.Dropout(0.1))
-    torch.nn.init.eye_(encoder[0].weight)
-    torch.nn.init.zeros_(encoder[0].bias)
-    vibe = VIBEClassifier(encoder, random_state=seed, max_iter=20, lr=1e-3)
+    # Weights drawn for the layer would change torch's random state.
+    linear = torch.nn.utils.skip_init(torch.nn.Linear, D, D)
+    torch.nn.init.eye_(linear.weight)
+    torch.nn.init.zeros_(linear.bias)
+    encoder = torch.nn.Sequential(linear, torch.nn.Dropout(0.3))
+    vibe = VIBEClassifier(
+        encoder, train_encoder=True, random_state=seed, max_iter=40, lr=1e-3
+    )
     vibe.fit(X.astype(np.float32), y)
     return vibe.clean_proba_, vibe.poison_scores_, vibe.prototypes_
 
