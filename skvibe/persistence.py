@@ -255,7 +255,10 @@ def _digest(text, arrays):
 
 @functools.cache
 def _versions():
-    found = {"skvibe": __version__, "python": platform.python_version()}
+    found: dict[str, str | None] = {
+        "skvibe": __version__,
+        "python": platform.python_version(),
+    }
     for library in _LIBRARIES:
         try:
             found[library] = version(library)
