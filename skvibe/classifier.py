@@ -754,8 +754,8 @@ class VIBEClassifier(
         self._encoder.eval()
         blocks = []
         for start in range(0, len(X), self.batch_size):
-            batch = np.array(X[start : start + self.batch_size])
-            batch = torch.from_numpy(batch).to(device).float()
+            rows = np.array(X[start : start + self.batch_size])
+            batch = torch.from_numpy(rows).to(device).float()
             blocks.append(unit_rows(torch.flatten(self._encoder(batch), start_dim=1)))
         self._encoder.train(was_training)
         return torch.cat(blocks)

@@ -7,6 +7,7 @@ the net and not a callback, so no user's callback list can switch it off.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,9 +110,9 @@ class EMState:
     calm_e_steps: int = 0
     finished: bool = False
     converged: bool = False
-    labels: torch.Tensor | None = None
-    responsibilities: torch.Tensor | None = None
-    potentials: torch.Tensor | None = None
+    labels: Any = None
+    responsibilities: Any = None
+    potentials: Any = None
     lower_bounds: list = field(default_factory=list)
     label_changes: list = field(default_factory=list)
     transport_converged: list = field(default_factory=list)

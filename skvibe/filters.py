@@ -129,18 +129,20 @@ class _OffManifoldEstimator(BaseEstimator):
             )
 
     def _validate(self, X, y="no_validation", *, reset):
-        validated = validate_data(
-            self,
-            X,
-            "no_validation" if y is None else y,
-            reset=reset,
-            allow_nd=self.encoder is not None,
-            # check_finite_rows says which NaN are accepted.
-            ensure_all_finite=False,
-            ensure_min_samples=2 if reset else 1,
-            # One feature that is NaN could not be told from a removed row.
-            ensure_min_features=2 if reset and self.encoder is None else 1,
-        )
+        # The largest floats overflow in the sum that looks for NaN; they are finite.
+        with np.errstate(over="ignore", invalid="ignore"):
+            validated = validate_data(
+                self,
+                X,
+                "no_validation" if y is None else y,
+                reset=reset,
+                allow_nd=self.encoder is not None,
+                # check_finite_rows says which NaN are accepted.
+                ensure_all_finite=False,
+                ensure_min_samples=2 if reset else 1,
+                # One feature that is NaN could not be told from a removed row.
+                ensure_min_features=2 if reset and self.encoder is None else 1,
+            )
         if not reset:
             return validated
         if y is None:

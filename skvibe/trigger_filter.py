@@ -232,9 +232,15 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _search(self, X, codes, min_class_size, seed):
         X = np.asarray(X, dtype=np.float64)
-        self._offset = X.mean(axis=0)
-        scale = X.std(axis=0)
-        self._scale = np.where(scale > 0, scale, 1.0)
+        # By the largest entry first: squares of very large or small ones leave the
+        # range of floats.
+        largest = np.abs(X).max()
+        magnitude = largest if largest > 0 else 1.0
+        offset = (X / magnitude).mean(axis=0)
+        scale = (X / magnitude).std(axis=0)
+        # What rounding leaves of a constant feature is no spread.
+        scale = np.where(scale > 1e-10 * np.abs(offset), scale, 1.0)
+        self._offset, self._scale = offset * magnitude, scale * magnitude
         standard = ((X - self._offset) / self._scale).astype(np.float32)
         found = search_triggers(
             standard, codes, min_class_size=min_class_size, seed=seed

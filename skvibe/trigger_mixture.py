@@ -60,7 +60,7 @@ def pooled_whitening(residuals):
     """
     values, vectors = np.linalg.eigh(shrunk_covariance(residuals))
     # Constant or collinear features have no spread to divide by.
-    scale = np.sqrt(np.maximum(values, max(values[-1], 1e-300) * 1e-8))
+    scale = np.sqrt(np.maximum(values, max(values[-1], 1e-12) * 1e-8))
     whiten = (vectors / scale) @ vectors.T
     unwhiten = (vectors * scale) @ vectors.T
     return whiten.astype(residuals.dtype), unwhiten.astype(residuals.dtype)
