@@ -16,6 +16,9 @@ from skvibe._removed_rows import (
 from skvibe.community_geometry import nearest_centroid
 from skvibe.off_manifold import detect_off_manifold
 
+# Squared distances, summed over features and rows, stay finite below this.
+_LARGEST = 1e150
+
 
 class _OffManifoldEstimator(BaseEstimator):
     """Parameters and fitting of both estimators below; what they do with it differs."""
@@ -163,9 +166,18 @@ class _OffManifoldEstimator(BaseEstimator):
         return n_classes
 
     def _encode(self, X):
-        if self.encoder is None:
-            return X.astype(float_dtype(X.dtype), copy=False)
-        return encode_rows(self.encoder, X)
+        if self.encoder is not None:
+            return encode_rows(self.encoder, X)
+        with np.errstate(invalid="ignore"):
+            largest = max(
+                float(np.nanmax(X, initial=0)), -float(np.nanmin(X, initial=0))
+            )
+        if largest > _LARGEST:
+            raise ValueError(
+                f"X holds values as large as {largest:.3g}; distances between such "
+                f"rows are not finite. Scale X to below {_LARGEST:g}."
+            )
+        return X.astype(float_dtype(X.dtype), copy=False)
 
 
 class OffManifoldFilter(OneToOneFeatureMixin, TransformerMixin, _OffManifoldEstimator):

@@ -187,8 +187,8 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         scores = np.zeros(len(X))
         if len(self.suspect_classes_) == 0:
             return scores
-        Z = ((X - self._offset) / self._scale).astype(np.float32) @ self._whiten
-        for direction in self.directions_:
+        Z = self._standard(X) @ self._whiten
+        for direction in self.directions_ / self._magnitude:
             shift = (direction / self._scale).astype(np.float32) @ self._whiten
             scores = np.maximum(scores, shifted_posterior(Z, self._means, shift))
         return scores
@@ -235,18 +235,22 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         # By the largest entry first: squares of very large or small ones leave the
         # range of floats.
         largest = np.abs(X).max()
-        magnitude = largest if largest > 0 else 1.0
-        offset = (X / magnitude).mean(axis=0)
-        scale = (X / magnitude).std(axis=0)
+        self._magnitude = largest if largest > 0 else 1.0
+        scaled = X / self._magnitude
+        self._offset = scaled.mean(axis=0)
+        scale = scaled.std(axis=0)
         # What rounding leaves of a constant feature is no spread.
-        scale = np.where(scale > 1e-10 * np.abs(offset), scale, 1.0)
-        self._offset, self._scale = offset * magnitude, scale * magnitude
-        standard = ((X - self._offset) / self._scale).astype(np.float32)
+        self._scale = np.where(scale > 1e-10 * np.abs(self._offset), scale, 1.0)
         found = search_triggers(
-            standard, codes, min_class_size=min_class_size, seed=seed
+            self._standard(X), codes, min_class_size=min_class_size, seed=seed
         )
         self._means, self._whiten = found.means, found.whiten
         return found
+
+    def _standard(self, X):
+        """Rows with every feature at mean 0 and deviation 1 over the training rows."""
+        scaled = np.asarray(X, dtype=np.float64) / self._magnitude
+        return ((scaled - self._offset) / self._scale).astype(np.float32)
 
     def _decide(self, found, kept, present, codes, alpha, max_removed):
         p_values = found.p_values
@@ -257,7 +261,8 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         suspect = p_values < alpha
         remove = suspect[codes] & (moved > 0.5)
         self.suspect_classes_ = self.classes_[present[suspect]]
-        self.directions_ = (found.shifts @ found.unwhiten)[suspect] * self._scale
+        shifts = (found.shifts @ found.unwhiten)[suspect]
+        self.directions_ = shifts * self._scale * self._magnitude
         if remove.sum() > max_removed * len(kept):
             warnings.warn(
                 f"TriggerFilter found {remove.sum()} of {len(kept)} rows suspect, "
