@@ -25,5 +25,12 @@ lint: $(VENV)/.installed
 test: lint  ## the whole test suite, slow tests included
 	$(BIN)/python -m pytest
 
+bench: $(VENV)/.installed  ## short versions of the benchmarks (about ten minutes)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
+	$(BIN)/python benchmarks/bench_fit.py
+	$(BIN)/python benchmarks/bench_transport.py --quick
+	$(BIN)/python benchmarks/bench_graph.py --quick
+	$(BIN)/python benchmarks/defence_table.py --quick
+
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
