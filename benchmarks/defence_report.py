@@ -100,10 +100,10 @@ def draw(records, methods, path, rate=0.05):
 
     at_rate = [record for record in records if record["rate"] == rate]
     groups = _by(at_rate, "group")
-    columns = min(4, len(groups))
+    columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
-    size = (3.3 * columns, 3.1 * rows + 1.3)
-    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True)
+    size = (3.7 * columns, 3.1 * rows + 1.3)
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     handles = {}
     for ax, ((group,), block) in zip(axes.flat, groups.items(), strict=False):
         _panel(ax, block, methods, handles)
@@ -112,7 +112,7 @@ def draw(records, methods, path, rate=0.05):
         ax.set_axis_off()
     for ax in axes[:, 0]:
         ax.set_ylabel("ACC, median")
-    for ax in axes[-1]:
+    for ax in list(axes.flat)[: len(groups)][-columns:]:
         ax.set_xlabel("ASR: median, line to the worst")
     labels = [_title(methods[name]) for name in handles]
     fig.legend(
@@ -132,16 +132,20 @@ def _panel(ax, block, methods, handles):
     for name, own in _by_method(block, methods):
         colour, marker = _STYLE[name]
         x, y = _median(own, "asr"), _median(own, "acc")
+        # Rows that often coincide stay visible: hollow around filled, oracle on top.
+        hollow = name.startswith("manifold")
         ax.plot([x, _worst(own, "asr")], [y, y], color=colour, linewidth=0.8, alpha=0.6)
         (handles[name],) = ax.plot(
             [x],
             [y],
             marker,
             color=colour,
-            markersize=8 if methods[name].own or name in ("none", "oracle") else 6,
-            markeredgecolor="white",
-            markeredgewidth=0.6,
+            markersize=11 if hollow else 7,
+            markerfacecolor="none" if hollow else colour,
+            markeredgecolor=colour if hollow else "white",
+            markeredgewidth=1.5 if hollow else 0.6,
             linestyle="none",
+            zorder=4 if name == "oracle" else 3,
         )
     ax.set_xlim(-0.03, 1.03)
     ax.grid(color="0.92")
