@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-oldest lint bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,16 @@ lint: $(VENV)/.installed
 
 test: lint  ## the whole test suite, slow tests included
 	$(BIN)/python -m pytest
+
+test-oldest:  ## the estimators' tests on the oldest scikit-learn that is supported
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet -c constraints.txt \
+		-e ".[plot,persist,test]" "scikit-learn==1.6.*" "numpy<2.3"
+	# The warnings left out are raised inside scikit-learn 1.6 by newer SciPy, pytest.
+	.venv-oldest/bin/python -m pytest -q -W ignore::DeprecationWarning \
+		-W ignore::pytest.PytestRemovedIn10Warning tests/test_common.py \
+		tests/test_classifier.py tests/test_composition.py tests/test_filters.py \
+		tests/test_model_selection.py tests/test_trigger_filter.py
 
 bench: $(VENV)/.installed  ## short versions of the benchmarks (about ten minutes)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"

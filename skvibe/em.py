@@ -252,6 +252,11 @@ class VIBENet(NeuralNetClassifier):
 
     def _solve(self, log_p):
         """Transport problem of one E-step, started at the last one's solution."""
+        if not torch.isfinite(self.module_.prototypes).all():
+            raise ValueError(
+                "Training diverged: the prototypes are no longer finite. Lower lr "
+                f"(got {self.lr!r})."
+            )
         return solve_transport(
             log_p,
             self._prior(),

@@ -842,3 +842,9 @@ def test_images_need_an_encoder():
     X, y = make_images()
     with pytest.raises(ValueError, match="dim 4"):
         quick().fit(X, y)
+
+
+def test_training_that_diverges_names_the_learning_rate(digits):
+    vibe = VIBEClassifier(lr=1e30, random_state=0)
+    with pytest.raises(ValueError, match="Lower lr"):
+        vibe.fit(digits.X, digits.y)
