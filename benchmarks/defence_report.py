@@ -33,8 +33,9 @@ This page is written by a script from the results in
 [`benchmarks/results`](../benchmarks/results); to make it again:
 
 ```
-python benchmarks/defence_table.py            # hours on one core; resumable
+python benchmarks/defence_table.py            # about an hour; resumable
 python benchmarks/defence_table.py --report   # this page and its figure
+python benchmarks/defence_table.py --quick    # a few cells in a few minutes
 ```
 
 Every cell is a data set, an attack, a target class, a share of poisoned rows and a

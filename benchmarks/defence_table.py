@@ -2,8 +2,8 @@
 
 Usage
 -----
-python benchmarks/defence_table.py --quick    # about five minutes
-python benchmarks/defence_table.py            # everything, more than an hour
+python benchmarks/defence_table.py --quick    # a few minutes
+python benchmarks/defence_table.py            # everything, about an hour
 python benchmarks/defence_table.py --report   # docs and figure from the results
 
 One line of JSON for each cell and method goes to ``benchmarks/results``; a line of the
