@@ -269,7 +269,7 @@ def plan(chosen, names, records):
 
 def run(todo, path, jobs):
     """Run what is to be run; every record is written as soon as it is there."""
-    number = len(read_results(path)[0])
+    number = 1 + max(read_results(path)[0], default=-1)
     append_lines(path, [{"run": number, "stamp": _stamp.stamp()}])
     start, total = time.perf_counter(), sum(len(names) for _, names in todo)
     for finished, record in enumerate(_records(todo, jobs), 1):

@@ -134,3 +134,14 @@ def test_report_writes_page_and_figure(tmp_path, monkeypatch):
     assert "spectral signatures †" in page
     assert "OMP_NUM_THREADS" in page
     assert (tmp_path / "figures" / "defence_table.png").stat().st_size > 10_000
+
+
+def test_every_line_names_a_run_of_its_own(tmp_path):
+    # After a redo an old run may be gone: its number must not be given twice.
+    run_table(tmp_path, "--methods", "none")
+    run_table(tmp_path, "--methods", "knn")
+    run_table(tmp_path, "--methods", "none,spectral", "--redo", "none")
+    lines = run_table(tmp_path, "--methods", "spectral", "--redo", "spectral")
+    runs = [line["run"] for line in lines if "stamp" in line]
+    assert len(runs) == len(set(runs)) == 3
+    assert {line["run"] for line in lines} == set(runs)
