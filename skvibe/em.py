@@ -115,7 +115,6 @@ class EMState:
     potentials: Any = None
     lower_bounds: list = field(default_factory=list)
     label_changes: list = field(default_factory=list)
-    transport_converged: list = field(default_factory=list)
 
 
 class VIBENet(NeuralNetClassifier):
@@ -278,15 +277,14 @@ class VIBENet(NeuralNetClassifier):
         state.labels, state.potentials = result.labels, result.potentials
         state.lower_bounds.append(result.value)
         state.label_changes.append(changed)
-        state.transport_converged.append(result.converged)
         if self.pseudo_labels == "soft":
-            # The responsibilities overwrite log_p: no second array of its size.
-            for rows in torch.arange(len(log_p)).split(self.chunk_size):
-                block = slice(int(rows[0]), int(rows[-1]) + 1)
-                log_p[block] = transport_rows(
-                    log_p[block], result.potentials, lam=self.lam
-                ).to(log_p.dtype)
-            state.responsibilities = log_p
+            state.responsibilities = self._responsibilities(log_p, result.potentials)
+
+    def _responsibilities(self, log_p, potentials):
+        """``q(l | x_i, y_i)``, written over ``log_p``: no second array of its size."""
+        for block in log_p.split(self.chunk_size):
+            block.copy_(transport_rows(block, potentials, lam=self.lam))
+        return log_p
 
     @torch.no_grad()
     def log_joint(self, with_corrupted):
@@ -326,13 +324,8 @@ class VIBENet(NeuralNetClassifier):
         """
         log_p = self.log_joint(with_corrupted=True)
         result = self._solve(log_p)
-        responsibilities = np.empty(log_p.shape, dtype=np.float32)
-        for start in range(0, len(log_p), self.chunk_size):
-            block = slice(start, start + self.chunk_size)
-            rows = transport_rows(log_p[block], result.potentials, lam=self.lam)
-            responsibilities[block] = rows.float().cpu().numpy()
         del self._progress
-        return responsibilities
+        return self._responsibilities(log_p, result.potentials).cpu().numpy()
 
     # -- likelihoods -------------------------------------------------------------
 
