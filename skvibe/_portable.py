@@ -373,8 +373,9 @@ def _check_attribute(cls, name):
 
 def _restore_net(vibe, description):
     from skvibe._net_state import check_fitted_shapes, restore_net
+    from skvibe._parameters import check_parameters
 
-    vibe._check_params()
+    check_parameters(vibe)
     check_fitted_shapes(vibe)
     encoder = vibe._encoder if vibe.train_encoder else None
     vibe.net_ = restore_net(vibe, description, encoder)

@@ -9,40 +9,27 @@ from sklearn.base import (
     ClassifierMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
-    clone,
-    is_classifier,
 )
-from sklearn.linear_model import LogisticRegression
 from sklearn.utils import TransformerTags, check_array, check_random_state
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.utils import to_device
 
-from skvibe._checks import check_integer, check_option, check_real
 from skvibe._device import resolve_device
+from skvibe._fit_data import (
+    check_fit_data,
+    check_predict_data,
+    input_dtypes,
+    training_rows,
+)
 from skvibe._fitting import fit_em
 from skvibe._net_state import describe_net, restore_net
-from skvibe._removed_rows import check_finite_rows, find_removed
-from skvibe._rows import place_rows
-from skvibe.posteriors import (
-    clean_log_posterior,
-    poison_score_from_log_posterior,
-    poisoning_log_rule,
-    unit_rows,
+from skvibe._parameters import NET_PREFIXES, check_parameters
+from skvibe._prediction import (
+    log_posterior,
+    predicted_log_proba,
+    score_rows,
+    unit_features,
 )
-from skvibe.trust import refit_labels, trusted_rows
-
-# set_params("optimizer__momentum") and the like reach the inner skorch net.
-_NET_PREFIXES = (
-    "optimizer",
-    "callbacks",
-    "iterator_train",
-    "iterator_valid",
-    "train_split",
-    "dataset",
-)
-_CHUNK = 4096
-_PRIORS = ("auto", "uniform", "empirical", "learned")
+from skvibe._publishing import publish_fit
 
 
 class VIBEClassifier(
@@ -276,7 +263,7 @@ class VIBEClassifier(
         """
         own = {}
         for name, value in params.items():
-            if name.partition("__")[0] in _NET_PREFIXES:
+            if name.partition("__")[0] in NET_PREFIXES:
                 # A copy: the dict may be shared with the user or with a clone.
                 self.net_params = {**(self.net_params or {}), name: value}
             else:
@@ -307,79 +294,23 @@ class VIBEClassifier(
             For NaN or infinity other than whole removed rows, fewer than 2 rows,
             features or classes left, and for parameters out of range.
         """
-        self._check_params()
+        check_parameters(self)
         self._forget()
         device = resolve_device(self.device)
-        X, given = self._check_fit_data(X, y)
+        X, given = check_fit_data(self, X, y)
         keep = self.train_mask_
         inputs = X if keep.all() else X[keep]
         random_state = check_random_state(self.random_state)
         seed = int(random_state.randint(np.iinfo(np.int32).max))
 
         self._encoder = _copy_encoder(self.encoder, device)
-        rows, features = self._training_rows(inputs, device)
+        rows, features = training_rows(self, inputs, device)
         codes = torch.from_numpy(given[keep]).to(device)
         trained = self._encoder if self.train_encoder else None
         n_classes = len(self.classes_)
         net = fit_em(self, rows, features, codes, n_classes, seed, encoder=trained)
-        self._publish(net, inputs, given)
+        publish_fit(self, net, inputs, given)
         return self
-
-    def _check_params(self):
-        if self.encoder is not None and not isinstance(self.encoder, torch.nn.Module):
-            raise TypeError(
-                "encoder must be a torch.nn.Module or None, got "
-                f"{type(self.encoder).__name__}. Apply other transformers as an "
-                "earlier step of the pipeline."
-            )
-        if self.train_encoder and self.encoder is None:
-            raise ValueError("train_encoder=True needs an encoder; got encoder=None.")
-        if self.augment is not None and not callable(self.augment):
-            raise TypeError(
-                "augment must be None, a torch.nn.Module or a callable on batches, got "
-                f"{type(self.augment).__name__}."
-            )
-        if self.augment is not None and not self.train_encoder:
-            raise ValueError(
-                "augment needs train_encoder=True: the features of a fixed encoder are "
-                "computed once."
-            )
-        if self.encoder_lr is not None:
-            check_real("encoder_lr", self.encoder_lr, 0, closed="()")
-        check_real("lam", self.lam, 0, closed="()")
-        check_real("kappa", self.kappa, 0, closed="()")
-        check_real("nu", self.nu, 0)
-        check_real("prior_temperature", self.prior_temperature, 0, closed="()")
-        check_real("lr", self.lr, 0, closed="()")
-        check_real("tol", self.tol, 0)
-        check_integer("max_iter", self.max_iter, 1)
-        check_integer("e_step_period", self.e_step_period, 1)
-        check_integer("batch_size", self.batch_size, 1)
-        check_option(
-            "corrupted_posterior", self.corrupted_posterior, ("full", "approximate")
-        )
-        check_option("pseudo_labels", self.pseudo_labels, ("hard", "soft"))
-        check_option("solver", self.solver, ("torch", "pot"))
-        if not isinstance(self.refit, bool) and not (
-            hasattr(self.refit, "predict_proba") and is_classifier(self.refit)
-        ):
-            raise TypeError(
-                "refit must be True, False or a scikit-learn classifier with "
-                f"predict_proba, got {self.refit!r}."
-            )
-        if self.net_params is not None and not isinstance(self.net_params, dict):
-            raise TypeError(
-                "net_params must be a dict of skorch parameters or None, got "
-                f"{type(self.net_params).__name__}."
-            )
-        for name in self.net_params or {}:
-            if name.partition("__")[0] not in _NET_PREFIXES:
-                raise ValueError(
-                    f"net_params holds {name!r}; it may hold "
-                    f"{', '.join(_NET_PREFIXES)} and what they take, such as "
-                    "optimizer__momentum. Other settings are parameters of the "
-                    "classifier itself."
-                )
 
     def _forget(self):
         """Drop what an earlier fit left: a fit that fails must not keep half of it."""
@@ -389,113 +320,6 @@ class VIBEClassifier(
     def __sklearn_is_fitted__(self):
         # The last thing that fit sets.
         return hasattr(self, "refit_classifier_")
-
-    def _check_fit_data(self, X, y):
-        """Validated X and label codes; sets what is known before training."""
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            dtype=self._input_dtypes(),
-            ensure_all_finite=False,
-            allow_nd=self.encoder is not None,
-            ensure_min_samples=2,
-            ensure_min_features=2 if self.encoder is None else 1,
-        )
-        check_classification_targets(y)
-        removed = find_removed(X)
-        check_finite_rows(X, removed, type(self).__name__)
-        self.classes_, given = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs labels of at least 2 classes, got 1 "
-                f"class ({self.classes_.tolist()[0]!r}) in y."
-            )
-        _check_prior(self.prior, len(self.classes_))
-        self.train_mask_ = ~removed
-        self.n_removed_rows_ = int(removed.sum())
-        if len(np.unique(given[~removed])) < 2:
-            raise ValueError(
-                f"Only one class is left in y after {self.n_removed_rows_} removed "
-                "rows. Raise the threshold or lower max_removed of the filter."
-            )
-        return X, given
-
-    def _input_dtypes(self):
-        # An encoder's integer inputs (images) stay as small as they are.
-        return "numeric" if self.encoder is not None else [np.float64, np.float32]
-
-    def _training_rows(self, inputs, device):
-        """What the net iterates over, and the unit features of the same rows."""
-        if self._encoder is None:
-            features = torch.empty(inputs.shape, dtype=torch.float32, device=device)
-            for start in range(0, len(inputs), _CHUNK):
-                block = slice(start, start + _CHUNK)
-                # A copy: inputs may be read-only, which torch does not know.
-                features[block] = unit_rows(torch.from_numpy(np.array(inputs[block])))
-            return features, features
-        features = self._encode(inputs, device)
-        if self.train_encoder:
-            return place_rows(inputs, device), features
-        return features, features
-
-    def _publish(self, net, inputs, given):
-        """Set the fitted attributes, aligned with the rows given to fit."""
-        keep, n_classes = self.train_mask_, len(self.classes_)
-        module = net.module_
-        self.net_ = net
-        self.history_ = net.history
-        if self.train_encoder:
-            self._encoder = module.encoder
-        prototypes = unit_rows(module.prototypes.detach().double())
-        corrupted = unit_rows(module.corrupted.detach().double())
-        log_prior = module.log_prior().detach().double()
-        self.prototypes_ = prototypes.cpu().numpy()
-        self._n_features_out = self.prototypes_.shape[1]
-        self.corrupted_prototypes_ = corrupted.cpu().numpy()
-        self.prior_ = torch.softmax(log_prior, dim=0).cpu().numpy()
-        rule = poisoning_log_rule(prototypes @ corrupted.T, float(self.nu)).exp()
-        self.poisoning_rule_ = rule.cpu().numpy()
-
-        state = net.em_
-        self.lower_bounds_ = np.array(state.lower_bounds)
-        self.label_changes_ = np.array(state.label_changes)
-        self.converged_ = state.converged
-        self.n_iter_ = state.iteration
-        self.clean_proba_ = np.zeros((len(given), n_classes), dtype=np.float32)
-        self.clean_proba_[np.arange(len(given)), given] = 1
-        self.clean_proba_[keep] = net.final_e_step()
-        self.clean_labels_ = self.classes_[self.clean_proba_.argmax(axis=1)]
-        self.poison_scores_ = np.ones(len(given))
-        self.poison_scores_[keep] = self._score_rows(inputs, given[keep])
-        clean = self.clean_proba_.argmax(axis=1)
-        self.trusted_mask_ = keep & trusted_rows(given, clean, self.poison_scores_)
-        # The training data do not travel with the model.
-        del net.em_
-        refit = None
-        if self.refit is not False:
-            refit = self._fit_refit(inputs, given[keep], clean[keep])
-        self.refit_classifier_ = refit
-
-    def _fit_refit(self, inputs, given, clean):
-        """An ordinary classifier on the rows whose label is known well enough."""
-        scores = self.poison_scores_[self.train_mask_]
-        mask, labels = refit_labels(given, clean, scores)
-        for missing in np.setdiff1d(given, labels[mask]):
-            # A class without one trusted row: its own rows are all there is.
-            mask |= given == missing
-            labels[given == missing] = missing
-        if len(np.unique(labels[mask])) < 2:
-            # Every clean label is of one class: nothing for a classifier to learn.
-            return None
-        if self.refit is True:
-            classifier = LogisticRegression(C=10, max_iter=1000)
-        else:
-            classifier = clone(self.refit)
-        if classifier.get_params().get("random_state", 0) is None:
-            random_state = check_random_state(self.random_state)
-            classifier.set_params(random_state=random_state.randint(2**31 - 1))
-        return classifier.fit(self._features(inputs[mask]), labels[mask])
 
     # -- predict -----------------------------------------------------------------
 
@@ -513,7 +337,7 @@ class VIBEClassifier(
             Logarithm of `predict_proba`; with two classes the difference of the two,
             that of ``classes_[1]`` minus that of ``classes_[0]``.
         """
-        logits = self._predicted_log_proba(self._check_predict_data(X))
+        logits = predicted_log_proba(self, check_predict_data(self, X))
         if logits.shape[1] == 2:
             return logits[:, 1] - logits[:, 0]
         return logits
@@ -532,7 +356,7 @@ class VIBEClassifier(
             Rows sum to 1; columns in the order of ``classes_``. Without ``refit`` it
             is `clean_posterior`.
         """
-        return np.exp(self._predicted_log_proba(self._check_predict_data(X)))
+        return np.exp(predicted_log_proba(self, check_predict_data(self, X)))
 
     def predict(self, X):
         """Most probable class.
@@ -547,7 +371,7 @@ class VIBEClassifier(
         ndarray of shape (n_samples,)
             Class labels.
         """
-        log_proba = self._predicted_log_proba(self._check_predict_data(X))
+        log_proba = predicted_log_proba(self, check_predict_data(self, X))
         return self.classes_[log_proba.argmax(axis=1)]
 
     def clean_posterior(self, X):
@@ -563,7 +387,7 @@ class VIBEClassifier(
         ndarray of shape (n_samples, n_classes)
             ``softmax_l(kappa mu_l . v + log pi_l)``; rows sum to 1.
         """
-        return np.exp(self._log_posterior(self._check_predict_data(X)))
+        return np.exp(log_posterior(self, check_predict_data(self, X)))
 
     def transform(self, X):
         """Unit feature vectors, the space in which the prototypes lie.
@@ -578,7 +402,7 @@ class VIBEClassifier(
         ndarray of float32 or float64 of shape (n_samples, n_features_out)
             float64 only where X is float64 and there is no encoder.
         """
-        return self._features(self._check_predict_data(X))
+        return unit_features(self, check_predict_data(self, X))
 
     def fit_transform(self, X, y=None, **fit_params):
         """Fit, then return the unit feature vectors of the rows given.
@@ -600,13 +424,13 @@ class VIBEClassifier(
         self.fit(X, y, **fit_params)
         X = check_array(
             X,
-            dtype=self._input_dtypes(),
+            dtype=input_dtypes(self),
             ensure_all_finite=False,
             allow_nd=self.encoder is not None,
         )
         if self.train_mask_.all():
-            return self._features(X)
-        kept = self._features(X[self.train_mask_])
+            return unit_features(self, X)
+        kept = unit_features(self, X[self.train_mask_])
         features = np.full((len(X), kept.shape[1]), np.nan, dtype=kept.dtype)
         features[self.train_mask_] = kept
         return features
@@ -636,7 +460,7 @@ class VIBEClassifier(
         ValueError
             If ``y`` holds a class not seen in fit, or lengths differ.
         """
-        X = self._check_predict_data(X)
+        X = check_predict_data(self, X)
         y = np.asarray(y)
         if y.shape != (len(X),):
             raise ValueError(
@@ -649,7 +473,7 @@ class VIBEClassifier(
                 f"y holds {y[~known].tolist()[0]!r}, which is not in classes_: "
                 "poison_score judges labels that were seen in fit."
             )
-        return self._score_rows(X, np.searchsorted(self.classes_, y))
+        return score_rows(self, X, np.searchsorted(self.classes_, y))
 
     def score(self, X, y, sample_weight=None):
         """Accuracy against the labels given: do not select models by it.
@@ -691,78 +515,6 @@ class VIBEClassifier(
 
         save(self, path)
 
-    def _check_predict_data(self, X):
-        check_is_fitted(self)
-        # The largest floats overflow in the sum that looks for NaN; they are finite.
-        with np.errstate(over="ignore", invalid="ignore"):
-            return validate_data(
-                self,
-                X,
-                reset=False,
-                dtype=self._input_dtypes(),
-                allow_nd=self.encoder is not None,
-            )
-
-    def _predicted_log_proba(self, X):
-        """Logarithm of what `predict_proba` returns."""
-        if self.refit_classifier_ is None:
-            return self._log_posterior(X)
-        # A class whose rows were all removed is unknown to the refit.
-        log_proba = np.full((len(X), len(self.classes_)), -np.inf)
-        known = self.refit_classifier_.classes_
-        for start in range(0, len(X), _CHUNK):
-            block = slice(start, start + _CHUNK)
-            # float64, so that a row's result does not depend on its neighbours.
-            features = self._features(X[block]).astype(np.float64)
-            with np.errstate(divide="ignore"):
-                log_rows = np.log(self.refit_classifier_.predict_proba(features))
-            log_proba[block, known] = log_rows
-        return log_proba
-
-    def _log_posterior(self, X):
-        """log p(l | x), float64, in blocks of rows."""
-        # Copies: loaded with a memory map, the arrays are read-only.
-        prototypes = torch.from_numpy(np.array(self.prototypes_))
-        log_prior = torch.log(torch.from_numpy(np.array(self.prior_)))
-        blocks = []
-        for start in range(0, len(X), _CHUNK):
-            block = X[start : start + _CHUNK]
-            if self._encoder is None:
-                # float64, so that a row's result does not depend on its neighbours.
-                features = unit_rows(torch.from_numpy(np.array(block, dtype=float)))
-            else:
-                features = self._encode(block, self._device()).cpu().double()
-            cosines = features @ prototypes.T
-            blocks.append(clean_log_posterior(cosines, log_prior, self.kappa))
-        return torch.cat(blocks).numpy()
-
-    def _features(self, X):
-        """Unit features of validated rows."""
-        if self._encoder is None:
-            return unit_rows(torch.from_numpy(np.array(X))).numpy()
-        return self._encode(X, self._device()).cpu().numpy()
-
-    def _score_rows(self, X, given):
-        log_posterior = torch.from_numpy(self._log_posterior(X))
-        given = torch.from_numpy(given)
-        return poison_score_from_log_posterior(log_posterior, given).numpy()
-
-    @torch.no_grad()
-    def _encode(self, X, device):
-        """Unit features of encoder inputs, batch by batch, in evaluation mode."""
-        was_training = self._encoder.training
-        self._encoder.eval()
-        blocks = []
-        for start in range(0, len(X), self.batch_size):
-            rows = np.array(X[start : start + self.batch_size])
-            batch = torch.from_numpy(rows).to(device).float()
-            blocks.append(unit_rows(torch.flatten(self._encoder(batch), start_dim=1)))
-        self._encoder.train(was_training)
-        return torch.cat(blocks)
-
-    def _device(self):
-        return next(self._encoder.parameters(), torch.empty(0)).device
-
     def __getstate__(self):
         # skorch pickles its own pickle inside; plain arrays say all there is to say,
         # load on any device and hold no code.
@@ -790,22 +542,6 @@ class VIBEClassifier(
         tags.input_tags.allow_nan = False
         tags.transformer_tags = TransformerTags(preserves_dtype=["float64", "float32"])
         return tags
-
-
-def _check_prior(prior, n_classes):
-    if isinstance(prior, str):
-        check_option("prior", prior, _PRIORS)
-        return
-    prior = np.asarray(prior, dtype=float)
-    if (
-        prior.shape != (n_classes,)
-        or not np.isfinite(prior).all()
-        or (prior <= 0).any()
-    ):
-        raise ValueError(
-            "prior must be 'auto', 'uniform', 'empirical', 'learned' or an array of "
-            f"{n_classes} positive numbers, one for each class; got {prior!r}."
-        )
 
 
 def _copy_encoder(encoder, device):

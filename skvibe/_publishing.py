@@ -1,0 +1,71 @@
+"""What a classifier publishes when training is over, and the refit on it."""
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils import check_random_state
+
+from skvibe._prediction import score_rows, unit_features
+from skvibe.posteriors import poisoning_log_rule, unit_rows
+from skvibe.trust import refit_labels, trusted_rows
+
+
+def publish_fit(vibe, net, inputs, given):
+    """Set the fitted attributes, aligned with the rows given to fit."""
+    keep, n_classes = vibe.train_mask_, len(vibe.classes_)
+    module = net.module_
+    vibe.net_ = net
+    vibe.history_ = net.history
+    if vibe.train_encoder:
+        vibe._encoder = module.encoder
+    prototypes = unit_rows(module.prototypes.detach().double())
+    corrupted = unit_rows(module.corrupted.detach().double())
+    log_prior = module.log_prior().detach().double()
+    vibe.prototypes_ = prototypes.cpu().numpy()
+    vibe._n_features_out = vibe.prototypes_.shape[1]
+    vibe.corrupted_prototypes_ = corrupted.cpu().numpy()
+    vibe.prior_ = torch.softmax(log_prior, dim=0).cpu().numpy()
+    rule = poisoning_log_rule(prototypes @ corrupted.T, float(vibe.nu)).exp()
+    vibe.poisoning_rule_ = rule.cpu().numpy()
+
+    state = net.em_
+    vibe.lower_bounds_ = np.array(state.lower_bounds)
+    vibe.label_changes_ = np.array(state.label_changes)
+    vibe.converged_ = state.converged
+    vibe.n_iter_ = state.iteration
+    vibe.clean_proba_ = np.zeros((len(given), n_classes), dtype=np.float32)
+    vibe.clean_proba_[np.arange(len(given)), given] = 1
+    vibe.clean_proba_[keep] = net.final_e_step()
+    vibe.clean_labels_ = vibe.classes_[vibe.clean_proba_.argmax(axis=1)]
+    vibe.poison_scores_ = np.ones(len(given))
+    vibe.poison_scores_[keep] = score_rows(vibe, inputs, given[keep])
+    clean = vibe.clean_proba_.argmax(axis=1)
+    vibe.trusted_mask_ = keep & trusted_rows(given, clean, vibe.poison_scores_)
+    # The training data do not travel with the model.
+    del net.em_
+    refit = None
+    if vibe.refit is not False:
+        refit = _fit_refit(vibe, inputs, given[keep], clean[keep])
+    vibe.refit_classifier_ = refit
+
+
+def _fit_refit(vibe, inputs, given, clean):
+    """An ordinary classifier on the rows whose label is known well enough."""
+    scores = vibe.poison_scores_[vibe.train_mask_]
+    mask, labels = refit_labels(given, clean, scores)
+    for missing in np.setdiff1d(given, labels[mask]):
+        # A class without one trusted row: its own rows are all there is.
+        mask |= given == missing
+        labels[given == missing] = missing
+    if len(np.unique(labels[mask])) < 2:
+        # Every clean label is of one class: nothing for a classifier to learn.
+        return None
+    if vibe.refit is True:
+        classifier = LogisticRegression(C=10, max_iter=1000)
+    else:
+        classifier = clone(vibe.refit)
+    if classifier.get_params().get("random_state", 0) is None:
+        random_state = check_random_state(vibe.random_state)
+        classifier.set_params(random_state=random_state.randint(2**31 - 1))
+    return classifier.fit(unit_features(vibe, inputs[mask]), labels[mask])
