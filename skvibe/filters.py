@@ -13,6 +13,7 @@ from skvibe._removed_rows import (
     float_dtype,
     mark_removed,
 )
+from skvibe._saving import SaveMixin
 from skvibe.community_geometry import nearest_centroid
 from skvibe.off_manifold import detect_off_manifold
 
@@ -20,7 +21,7 @@ from skvibe.off_manifold import detect_off_manifold
 _LARGEST = 1e150
 
 
-class _OffManifoldEstimator(BaseEstimator):
+class _OffManifoldEstimator(SaveMixin, BaseEstimator):
     """Parameters and fitting of both estimators below; what they do with it differs."""
 
     def __init__(

@@ -134,6 +134,24 @@ def test_bit_equal_after_the_round_trip(name, tmp_path):
     assert dumps(loaded) == dumps(estimator)
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        quick(lam=3.0),
+        off_manifold(),
+        off_manifold(OffManifoldSampler),
+        SelfSupervisedEncoder(max_epochs=3),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_estimators_save_themselves(estimator, tmp_path):
+    estimator.save(tmp_path / "model")
+    assert (tmp_path / "model").read_bytes() == dumps(estimator)
+    loaded = load(tmp_path / "model")
+    assert type(loaded) is type(estimator)
+    assert loaded.get_params() == estimator.get_params()
+
+
 @pytest.mark.parametrize("name", ["plain", "pipeline"])
 def test_a_loaded_estimator_can_be_fitted_again(name, tmp_path):
     loaded = sent_round(FITTED[name], tmp_path)

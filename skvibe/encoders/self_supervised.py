@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvibe._checks import check_integer, check_real
 from skvibe._device import resolve_device
 from skvibe._rows import take_rows
+from skvibe._saving import SaveMixin
 from skvibe.encoders._checkpoint import describe_images, describe_parameter
 from skvibe.encoders._half import use_bfloat16
 from skvibe.encoders._image_batches import ImageBatches
@@ -26,7 +27,7 @@ from skvibe.encoders.make import make_encoder
 
 
 class SelfSupervisedEncoder(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    SaveMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 ):
     """Encoder trained by SimCLR [1]_ on images whose labels are not to be trusted.
 

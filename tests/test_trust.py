@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skvibe.trust import (
+    EQUAL_SHARES_FACTOR,
+    KEEP_SCORE,
+    RELABEL_SCORE,
+    class_shares,
+    refit_labels,
+    trusted_rows,
+)
+
+
+def test_trust_needs_both_the_same_label_and_a_low_score():
+    given_codes = np.array([0, 0, 0, 0, 1])
+    clean = np.array([0, 1, 0, 1, 1])
+    scores = np.array([0.1, 0.1, 0.9, 0.9, 0.49])
+    expected = [True, False, False, False, True]
+    np.testing.assert_array_equal(trusted_rows(given_codes, clean, scores), expected)
+
+
+def test_a_tie_is_not_trusted():
+    # At 0.5 another class is exactly as probable.
+    one = np.array([0])
+    assert not trusted_rows(one, one, np.array([0.5]))[0]
+    assert trusted_rows(one, one, np.array([np.nextafter(0.5, 0)]))[0]
+
+
+def test_refit_uses_certain_rows_only():
+    given_codes = np.array([0, 0, 0, 0, 0, 0])
+    clean = np.array([0, 0, 1, 1, 2, 0])
+    scores = np.array([0.1, 0.45, 0.81, 0.79, 1.0, 0.99])
+    mask, labels = refit_labels(given_codes, clean, scores)
+    np.testing.assert_array_equal(mask, [True, False, True, False, True, False])
+    np.testing.assert_array_equal(labels[mask], [0, 1, 2])
+
+
+def test_refit_leaves_out_scores_at_its_limits():
+    codes, other = np.array([0]), np.array([1])
+    assert not refit_labels(codes, codes, np.array([KEEP_SCORE]))[0][0]
+    assert refit_labels(codes, codes, np.array([np.nextafter(KEEP_SCORE, 0)]))[0][0]
+    assert not refit_labels(codes, other, np.array([RELABEL_SCORE]))[0][0]
+    assert refit_labels(codes, other, np.array([np.nextafter(RELABEL_SCORE, 1)]))[0][0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.floats(0, 1))))
+def test_refit_keeps_trusted_labels_and_changes_the_others(rows):
+    given_codes, clean, scores = (
+        (np.array(part) for part in zip(*rows, strict=True))
+        if rows
+        else (np.zeros(0, int), np.zeros(0, int), np.zeros(0))
+    )
+    mask, labels = refit_labels(given_codes, clean, scores)
+    np.testing.assert_array_equal(labels[mask], clean[mask])
+    kept = mask & (given_codes == clean)
+    # Stricter than trusted_rows.
+    assert not (kept & ~trusted_rows(given_codes, clean, scores)).any()
+    assert (scores[mask & (given_codes != clean)] > RELABEL_SCORE).all()
+
+
+def test_thresholds_leave_a_doubtful_band():
+    assert 0 < KEEP_SCORE < 0.5 < RELABEL_SCORE < 1
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 10])
+def test_nearly_equal_shares_count_as_equal(n_classes):
+    predicted = np.repeat(np.arange(n_classes), 100)
+    np.testing.assert_array_equal(class_shares(predicted, n_classes), 1 / n_classes)
+
+
+def test_shares_are_counted_where_they_differ():
+    predicted = np.repeat([0, 1, 2], [97, 49, 0])
+    # One more of each class, so that none is zero.
+    np.testing.assert_allclose(
+        class_shares(predicted, 4), np.array([98, 50, 1, 1]) / 150
+    )
+
+
+def test_the_limit_of_equality_holds_above_and_below():
+    def factor(counts):
+        shares = class_shares(np.repeat([0, 1, 2], counts), 3)
+        return None if (shares == 1 / 3).all() else shares
+
+    # The largest share over the equal one: 1.29 and 1.31 (counts are raised by one).
+    below, above = 1.29, 1.31
+    assert below < EQUAL_SHARES_FACTOR < above
+    for ratio, equal in ((below, True), (above, False)):
+        first = round(3000 * ratio / 3)
+        counts = [first - 1, (3000 - first) // 2 - 1, (3000 - first + 1) // 2 - 1]
+        assert (factor(counts) is None) == equal
+        low = round(3000 / ratio / 3)
+        counts = [low - 1, (3000 - low) // 2 - 1, (3000 - low + 1) // 2 - 1]
+        assert (factor(counts) is None) == equal
+
+
+@given(st.lists(st.integers(0, 4), max_size=60))
+def test_shares_are_positive_and_sum_to_one(predicted):
+    shares = class_shares(np.array(predicted, dtype=int), 5)
+    assert shares.shape == (5,)
+    assert (shares > 0).all()
+    assert shares.sum() == pytest.approx(1)
