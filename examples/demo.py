@@ -1,4 +1,8 @@
-"""See a backdoor succeed against an ordinary classifier and fail against skvibe.
+"""
+An attack that works, and a defence
+===================================
+
+See a backdoor succeed against an ordinary classifier and fail against skvibe.
 
 A tenth of the training digits carries a bright corner and the label 0. Whoever trains
 on them as usual gets a classifier that reads every digit with a bright corner as 0.

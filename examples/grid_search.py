@@ -1,5 +1,8 @@
-"""A grid search on poisoned data: accuracy chooses the backdoor, separation does not.
+"""
+Grid search on poisoned data
+============================
 
+Accuracy chooses the backdoor, `separation_scorer` does not.
 Both searches see only the poisoned training rows; the attack success of their choice is
 measured afterwards.
 """

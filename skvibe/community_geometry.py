@@ -71,6 +71,7 @@ def calibrate_threshold(threshold, n_groups):
     Returns
     -------
     float
+        Threshold at this number of groups.
 
     Examples
     --------
@@ -97,6 +98,7 @@ def nearest_centroid(features, centroids):
     Returns
     -------
     ndarray of int64 of shape (n_samples,)
+        Number of a centroid.
 
     Examples
     --------

@@ -66,6 +66,7 @@ def separation_scorer(estimator, X, y=None):
     X : array-like of shape (n_samples, n_features) or (n_samples, ...)
         Held-out rows.
     y : ignored
+        Present because scorers are called with it.
 
     Returns
     -------

@@ -26,13 +26,14 @@ class SuspectGroup:
     ----------
     label : object
         The given class.
-    n_rows, n_suspects, n_planted : int
-        Rows of the class, suspect rows among them, and rows among those for which
-        there is evidence that one trigger planted them.
+    n_rows, n_suspects : int
+        Rows of the class, and suspect rows among them.
     removed_by : dict of str to int
         Number of its rows removed by each filter.
     better_labels : dict of object to int
         Labels the classifier finds for the suspect rows, most frequent first.
+    n_planted : int
+        Suspect rows for which there is evidence that one trigger planted them.
     evidence : list of str
         What speaks for a trigger, in words; empty if nothing does.
     words, features : list of tuple
@@ -55,6 +56,7 @@ class SuspectGroup:
         Returns
         -------
         str
+            The sentences, joined.
         """
         return " ".join(self.sentences())
 
@@ -64,6 +66,7 @@ class SuspectGroup:
         Returns
         -------
         list of str
+            Without line ends.
         """
         share = f"{100 * self.n_suspects / max(self.n_rows, 1):.1f} % of the class"
         rest = self.n_suspects - self.n_planted
@@ -104,6 +107,7 @@ class SuspectGroup:
         Returns
         -------
         dict
+            By attribute.
         """
         return {
             "label": self.label,

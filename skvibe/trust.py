@@ -53,8 +53,12 @@ def refit_labels(given, clean, scores):
 
     Parameters
     ----------
-    given, clean, scores
-        As in `trusted_rows`.
+    given : ndarray of int of shape (n_samples,)
+        Codes of the given labels.
+    clean : ndarray of int of shape (n_samples,)
+        Codes of the inferred clean labels.
+    scores : ndarray of shape (n_samples,)
+        Poison scores.
 
     Returns
     -------

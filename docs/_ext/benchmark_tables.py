@@ -1,0 +1,176 @@
+"""Tables made from ``benchmarks/results`` when the pages are built.
+
+``{benchmark} name`` calls the function of that name below and puts the command, date and
+machine of the run under its table, so that no figure is ever copied by hand.
+"""
+
+import json
+from pathlib import Path
+
+from sphinx.util.docutils import SphinxDirective
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+
+
+def fit(found):
+    """Cost of a default fit."""
+    whole, epoch, steps = found["whole_fit"], found["epoch"], found["e_steps"]
+    yield ["what", "skvibe", "compared with", "ratio"]
+    yield [
+        f"whole default fit, {whole['n_rows']:,} x {whole['n_features']}",
+        f"{whole['vibe_s']:.2f} s",
+        f"logistic regression {whole['logistic_regression_s']:.2f} s",
+        f"{whole['ratio']:.2f}",
+    ]
+    yield [
+        f"an epoch of the M-step, {epoch['n_rows']:,} x {epoch['n_features']}",
+        f"{epoch['skvibe_s']:.3f} s",
+        f"bare torch loop {epoch['bare_torch_s']:.3f} s",
+        f"{epoch['ratio']:.2f}",
+    ]
+    share = steps["e_step_share"]
+    yield ["E-steps in a fit", f"{share:.0%} of {steps['fit_s']:.2f} s", "", ""]
+
+
+def transport(found):
+    """One E-step against Sinkhorn's iterations to the same accuracy."""
+    rivals = list(found["anchors"][0]["times skvibe"])
+    yield [
+        "rows",
+        "classes",
+        "kind",
+        "skvibe, to 1e-6",
+        *(f"{n}, times" for n in rivals),
+    ]
+    for line in found["anchors"]:
+        times = line["times skvibe"]
+        yield [
+            f"{line['N']:,}",
+            f"{line['K']:,}",
+            line["kind"],
+            f"{line['skvibe 1e-06']['s']:.4f} s",
+            *(_times(times.get(name), line) for name in rivals),
+        ]
+
+
+def _times(value, line):
+    if value is None:
+        return ""
+    return f"{'> ' if line.get('lower bound') else ''}{value:,.0f}"
+
+
+def neighbours(found):
+    """Neighbour search: seconds (recall)."""
+    names = list(found["knn"][0]["seconds"])
+    yield ["rows", "features", *names]
+    for line in found["knn"]:
+        cells = [
+            f"{line['seconds'][name]:.2f} s ({line['recall'][name]:.3f})"
+            if line["seconds"].get(name) is not None
+            else ""
+            for name in names
+        ]
+        yield [f"{line['n']:,}", f"{line['d']:,}", *cells]
+
+
+def trigger_cost(found):
+    """Cost of TriggerFilter."""
+    yield ["rows", "features", "filter", "times LogisticRegression(C=1)", "times C=10"]
+    yield [
+        f"{found['rows']:,}",
+        f"{found['features']:,}",
+        f"{sorted(found['filter seconds'])[1]:.1f} s",
+        f"{found['ratio to C=1']:.1f}",
+        f"{found['ratio to C=10']:.1f}",
+    ]
+
+
+def alone(found):
+    """The classifier alone, cell by cell."""
+    yield ["cell", "ACC", "ASR", "AUROC", "labels recovered", "undefended ACC / ASR"]
+    for cell in found["cells"]:
+        yield [
+            cell["cell"],
+            *(_number(cell.get(key)) for key in ("acc", "asr", "auroc", "recovered")),
+            f"{_number(cell.get('undefended_acc'))} / "
+            f"{_number(cell.get('undefended_asr'))}",
+        ]
+
+
+def encoders(found):
+    """Training of encoders against a bare torch loop."""
+    yield ["what", "skvibe", "bare torch loop", "ratio of the times"]
+    for name, line in found["results"].items():
+        yield [
+            name.replace("_", " "),
+            f"{line['images_per_second']:,.0f} images/s",
+            f"{line['bare_images_per_second']:,.0f} images/s",
+            f"{line['ratio']:.2f}",
+        ]
+
+
+def walk(found):
+    """The steps of the walk from a CSV file."""
+    yield ["step", "seconds"]
+    for step in found["steps"]:
+        yield [f"`{step['command']}`", f"{step['seconds']:.0f}"]
+    yield ["**all**", f"**{sum(step['seconds'] for step in found['steps']):.0f}**"]
+
+
+def walk_outcome(found):
+    """What came out of the walk."""
+    yield ["classifier", "ACC", "ASR", "control"]
+    for line in found["classifiers"]:
+        yield [
+            line["name"],
+            *(_number(line.get(key)) for key in ("acc", "asr", "control")),
+        ]
+
+
+def _number(value):
+    return "" if value is None else f"{value:.3f}"
+
+
+# name in the page -> file of results and what makes the table of it
+TABLES = {
+    "fit": ("fit.json", fit),
+    "transport": ("transport.json", transport),
+    "neighbours": ("graph.json", neighbours),
+    "trigger-cost": ("trigger_filter_cost.json", trigger_cost),
+    "classifier-alone": ("classifier_alone.json", alone),
+    "encoders": ("encoder_throughput.json", encoders),
+    "walk": ("newcomer_walk.json", walk),
+    "walk-outcome": ("newcomer_walk.json", walk_outcome),
+}
+
+
+def _source(file, run):
+    return (
+        f"*Printed by* `{run['command']}`, {run['date']}, {run['cpu']}, "
+        f"OMP_NUM_THREADS={run['threads']} "
+        f"([result](../benchmarks/results/{file}))."
+    )
+
+
+class Benchmark(SphinxDirective):
+    """``{benchmark} name``: a table, and what printed it."""
+
+    required_arguments = 1
+
+    def run(self):
+        """Make the table as Markdown and let the parser read it."""
+        file, make = TABLES[self.arguments[0]]
+        path = RESULTS / file
+        self.env.note_dependency(str(path))
+        found = json.loads(path.read_text())
+        head, *rows = make(found)
+        lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
+        lines.insert(1, "|" + "---|" * len(head))
+        lines += ["", _source(file, found.get("run") or found["stamp"])]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+def setup(app):
+    """Register the directive."""
+    app.add_directive("benchmark", Benchmark)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
