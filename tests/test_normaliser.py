@@ -1,0 +1,149 @@
+"""The interpolated normaliser against the sum of its terms in double precision."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skvibe import _normaliser
+from skvibe._normaliser import choose_interval, error_bound, log_normaliser
+from skvibe.posteriors import corrupted_log_posterior, unit_rows
+
+NU = [1e-3, 0.1, 1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 1e3]
+
+
+def inputs(n_rows, n_classes, n_features, nu, noise=1.0, seed=0, centre=0.0):
+    """Scale, table and cosines with eta of unit vectors round prototypes, float32."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(n):
+        vectors = torch.randn(n, n_features, generator=generator)
+        vectors[:, 0] += centre  # features of which none point away from the others
+        return vectors
+
+    mu = unit_rows(draw(n_classes))
+    labels = torch.randint(n_classes, (n_rows,), generator=generator)
+    v = unit_rows(mu[labels] + noise * draw(n_rows) / n_features**0.5)
+    eta = unit_rows(mu + 0.3 * draw(n_classes) / n_features**0.5)
+    scale = nu / (2 + 2 * v @ mu.T).clamp_min(1e-12).sqrt()
+    return scale, mu @ eta.T, v @ eta.T
+
+
+def exact(scale, table, given_cosines):
+    terms = table.double()[None] + given_cosines.double()[:, None]
+    return torch.logsumexp(terms * scale.double()[:, :, None], dim=2)
+
+
+@pytest.mark.parametrize("nu", NU)
+@pytest.mark.parametrize("n_classes", [32, 100])
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"n_features": 384, "noise": 1.5},
+        {"n_features": 384, "noise": 0.2},
+        {"n_features": 4},  # cosines all over [-1, 1]
+        {"n_features": 64, "centre": 30.0},  # cosines near 1
+    ],
+)
+def test_error_is_that_of_single_precision(nu, n_classes, geometry):
+    scale, table, given_cosines = inputs(300, n_classes, nu=nu, **geometry)
+    result = log_normaliser(scale, table, given_cosines, nu)
+    reference = exact(scale, table, given_cosines)
+    # Rounding of the largest logit, from three operations, and the interpolation.
+    rounding = 6e-8 * 3 * (2 * scale.double() + reference.abs() + nu)
+    assert ((result - reference).abs() <= _normaliser.TOLERANCE + rounding).all()
+
+
+@pytest.mark.parametrize("geometry", [{"noise": 1.5}, {"centre": 30.0}])
+def test_usual_features_are_interpolated(geometry):
+    problem = inputs(2000, 100, 384, 20.0, **geometry)
+    low, high, n_nodes = choose_interval(*problem)
+    assert n_nodes <= 8
+    assert ((problem[0] >= low) & (problem[0] <= high)).float().mean() > 0.95
+
+
+def test_terms_are_summed_where_products_would_leave_the_range():
+    for nu in (100.0, 1e6):
+        assert choose_interval(*inputs(200, 100, 384, nu)) is None
+    opposite = inputs(200, 100, 4, 20.0)
+    interval = choose_interval(*opposite)
+    assert interval is None or opposite[0].max() > interval[1]
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.floats(0.01, 50.0),
+    st.floats(1.01, 2.0),
+    st.integers(3, 10),
+)
+def test_bound_on_the_error_holds(seed, low, width, n_nodes):
+    # In double precision, where no rounding hides it.
+    high = low * width
+    rng = np.random.default_rng(seed)
+    n_classes = int(rng.integers(2, 60))
+    reach = min(1.0, 60.0 / (4 * high))
+    table = torch.from_numpy(rng.uniform(-reach, reach, (n_classes, n_classes)))
+    given_cosines = torch.from_numpy(rng.uniform(-reach, reach, (20, n_classes)))
+    scale = torch.from_numpy(rng.uniform(low, high, (20, n_classes)))
+    result = torch.empty_like(scale)
+    _normaliser._interpolate(scale, table, given_cosines, low, high, n_nodes, result)
+    error = (result - exact(scale, table, given_cosines)).abs().max().item()
+    bound = error_bound(low, high, n_classes, n_nodes)
+    if bound < 0.1:
+        assert error <= 1.1 * bound + 1e-11
+
+
+def test_double_precision_is_never_interpolated():
+    problem = [x.double() for x in inputs(100, 64, 32, 20.0)]
+    result = log_normaliser(*problem, 20.0)
+    torch.testing.assert_close(result, exact(*problem), rtol=1e-13, atol=1e-12)
+
+
+@pytest.mark.parametrize("nu", [20.0, 60.0])
+@pytest.mark.parametrize("n_classes", [5, 100])
+def test_where_a_gradient_is_wanted_the_sum_is_differentiable(nu, n_classes):
+    problem = inputs(50, n_classes, 32, nu)
+    plain = log_normaliser(*problem, nu)
+    wanted = [x.clone().requires_grad_() for x in problem]
+    result = log_normaliser(*wanted, nu)
+    torch.testing.assert_close(result.detach(), plain, rtol=1e-5, atol=2e-5)
+    result.sum().backward()
+    # d/ds is the mean of the terms' slopes.
+    double = [x.double().requires_grad_() for x in problem]
+    exact_sum = torch.logsumexp(
+        (double[1][None] + double[2][:, None]) * double[0][:, :, None], dim=2
+    )
+    exact_sum.sum().backward()
+    for ours, theirs in zip(wanted, double, strict=True):
+        torch.testing.assert_close(
+            ours.grad.double(), theirs.grad, rtol=1e-3, atol=1e-3
+        )
+
+
+def test_blocks_and_repeats_give_the_same():
+    scale, table, given_cosines = inputs(3000, 100, 64, 20.0)
+    whole = log_normaliser(scale, table, given_cosines, 20.0)
+    assert torch.equal(whole, log_normaliser(scale, table, given_cosines, 20.0))
+    parts = [
+        log_normaliser(s, table, b, 20.0)
+        for s, b in zip(scale.split(700), given_cosines.split(700), strict=True)
+    ]
+    # Each chooses its own interval: equal but for the error allowed.
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-5)
+
+
+def test_posterior_of_many_classes_is_normalised():
+    generator = torch.Generator().manual_seed(0)
+    v, mu, eta = (unit_rows(torch.randn(40, 32, generator=generator)) for _ in "123")
+    total = torch.zeros(40, 40)
+    for y in range(40):
+        given = torch.full((40,), y)
+        log_p = corrupted_log_posterior(v @ mu.T, v @ eta.T, mu @ eta.T, given, 20.0)
+        total += log_p.exp()
+    torch.testing.assert_close(total, torch.ones(40, 40), rtol=0, atol=2e-5)
+
+
+def test_no_rows():
+    empty = torch.empty(0, 100)
+    assert log_normaliser(empty, torch.eye(100), empty, 20.0).shape == (0, 100)
