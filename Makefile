@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-oldest lint bench clean
+.PHONY: demo test test-oldest lint bench docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,5 +42,12 @@ bench: $(VENV)/.installed  ## short versions of the benchmarks (about ten minute
 	$(BIN)/python benchmarks/bench_graph.py --quick
 	$(BIN)/python benchmarks/defence_table.py --quick
 
+# Warnings are errors. GALLERY=0 shows the examples without running them (a minute).
+GALLERY ?= 1
+docs: $(VENV)/.installed  ## the site, docs/_build/html, examples run
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going --quiet -D plot_gallery=$(GALLERY) \
+		docs docs/_build/html
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist docs/_build docs/auto_examples docs/api/generated .pytest_cache .ruff_cache .mypy_cache

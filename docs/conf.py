@@ -10,9 +10,10 @@ DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS / "_ext")]
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-import torch
 
-from skvibe import __version__
+import torch  # noqa: E402
+
+from skvibe import __version__  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -71,7 +72,7 @@ sphinx_gallery_conf = {
     # Those with "_tutorial" in their name that need more than scikit-learn's data are
     # shown and not run.
     "filename_pattern": r"/(?!text_audit_tutorial)[a-z_]+\.py$",
-    "ignore_pattern": r"__init__\.py",
+    "ignore_pattern": r"make_texts_csv\.py",
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,

@@ -2,8 +2,8 @@
 Train any classifier on what is trusted
 =======================================
 
-`VIBEClassifier` predicts by itself. Where another model is wanted, take the rows that it
-trusts, or all rows with the labels that it infers.
+`VIBEClassifier` predicts by itself. Where another model is wanted, take the rows that
+it trusts, or all rows with the labels that it infers.
 """
 
 from sklearn.ensemble import RandomForestClassifier

@@ -2,8 +2,8 @@
 Audit: which rows, why, what to do
 ==================================
 
-Poisoned digits again, this time for a person who wants no classifier but an answer about
-the data.
+Poisoned digits again, this time for a person who wants no classifier but an answer
+about the data.
 """
 
 import matplotlib.pyplot as plt

@@ -22,8 +22,8 @@ given[240:] = 0
 points[240:, 1] += 0.8
 
 # %%
-# How well does clean label l explain the row? A part for the place of the row, a part for
-# the label that came with it. The second one is strong: labels explain themselves.
+# How well does clean label l explain the row? A part for the place of the row, a part
+# for the label that came with it. The second one is strong: labels explain themselves.
 
 place = -((points[:, None] - centres) ** 2).sum(axis=2)
 place -= np.log(np.exp(place).sum(axis=1, keepdims=True))
@@ -31,8 +31,9 @@ label = np.where(given[:, None] == [0, 1], np.log(0.99), np.log(0.01))
 log_p = torch.from_numpy(place + label)
 
 # %%
-# Row by row, each row takes the label that explains it best. With transport, both classes
-# must get half of the rows; those that leave class 0 are the ones that look least like it.
+# Row by row, each row takes the label that explains it best. With transport, both
+# classes must get half of the rows; those that leave class 0 are the ones that look
+# least like it.
 
 alone = log_p.argmax(dim=1).numpy()
 balanced = solve_transport(log_p, np.array([0.5, 0.5]), lam=25.0).labels.numpy()

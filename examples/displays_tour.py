@@ -2,8 +2,8 @@
 What was found, in six pictures
 ===============================
 
-Every display has ``from_estimator`` for a fitted model, ``from_predictions`` for arrays,
-and draws on the axes given as ``ax=``.
+Every display has ``from_estimator`` for a fitted model, ``from_predictions`` for
+arrays, and draws on the axes given as ``ax=``.
 """
 
 import matplotlib.pyplot as plt
@@ -49,8 +49,9 @@ plt.show()
 # %%
 # What did the filter see?
 # ------------------------
-# Communities of the neighbour graph, and how far each lies from the others. Here none is
-# far: a bright corner does not move digits off their manifold, and nothing was removed.
+# Communities of the neighbour graph, and how far each lies from the others. Here none
+# is far: a bright corner does not move digits off their manifold, and nothing was
+# removed.
 
 CommunityDisplay.from_estimator(pipe, data.X)
 plt.show()

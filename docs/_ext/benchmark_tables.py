@@ -1,7 +1,7 @@
 """Tables made from ``benchmarks/results`` when the pages are built.
 
-``{benchmark} name`` calls the function of that name below and puts the command, date and
-machine of the run under its table, so that no figure is ever copied by hand.
+``{benchmark} name`` calls the function of that name below and puts the command, date
+and machine of the run under its table, so that no figure is ever copied by hand.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Formulas as MathML, made when the pages are built: they need no network to be read."""
+"""Formulas as MathML, made with the pages: they need no network to be read."""
 
 from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
