@@ -183,6 +183,27 @@ def test_a_whole_class_is_spared_and_the_poison_still_found():
     assert without_poison.decision in ("whole_class", "none_far")
 
 
+@pytest.mark.parametrize(
+    ("tail", "share", "decision"),
+    [(0.9, 0.05, "removed"), (0.9, 0.3, "mixed_labels"), (0.0, 0.3, "removed")],
+)
+def test_a_group_of_several_labels_must_be_cut_off(tail, share, decision):
+    """With a tail of rows towards the classes it is a natural group, not planted."""
+    X, y, apart = make_mixture(5, 0.1, ratio=2.3, n=1500, seed=3)
+    rng = np.random.default_rng(0)
+    rows = np.flatnonzero(apart)
+    towards = X[rng.choice(np.flatnonzero(~apart), len(rows))]
+    X[rows] += tail * rng.random((len(rows), 1)) * (towards - X[rows])
+    mixed = rows[: round(share * len(rows))]
+    y[mixed] = np.arange(len(mixed)) % 4 + 1
+    result = detect(X, 5, y=y)
+    assert result.decision == decision
+    assert result.removed.any() == (decision == "removed")
+    assert not result.removed[~apart].any()
+    # The labels are what spares it.
+    assert detect(X, 5).removed.any()
+
+
 def test_too_large_a_group_is_not_removed():
     X, y, apart = make_mixture(5, 0.1)
     with pytest.warns(UserWarning, match="more than max_removed=0.05"):
