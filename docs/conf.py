@@ -25,6 +25,7 @@ release = version = __version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.extlinks",
     "sphinx.ext.viewcode",
     "myst_parser",
     "numpydoc",
@@ -41,6 +42,8 @@ html_math_renderer = "mathml"
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
+
+extlinks = {"doi": ("https://doi.org/%s", "doi:%s")}
 
 autosummary_generate = True
 autodoc_typehints = "none"

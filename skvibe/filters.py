@@ -239,13 +239,13 @@ class OffManifoldFilter(OneToOneFeatureMixin, TransformerMixin, _OffManifoldEsti
     ----------
     removed_mask_ : ndarray of bool of shape (n_samples,)
         Rows removed, those included that were already removed in the X given.
-    support_ : ndarray of int of shape (n_samples - n_removed_,)
+    support_ : ndarray of int of shape (n_kept,)
         Numbers of the rows kept.
     n_removed_ : int
         Number of rows removed.
     communities_ : ndarray of int of shape (n_samples,)
         Community of each row, 0 the largest; -1 for rows removed before.
-    community_distances_ : ndarray of float of shape (n_communities_,)
+    community_distances_ : ndarray of float of shape (n_communities,)
         How much farther from the others each community is than they are.
     n_communities_ : int
         Number of communities found.
@@ -257,7 +257,7 @@ class OffManifoldFilter(OneToOneFeatureMixin, TransformerMixin, _OffManifoldEsti
         Why rows were removed or not: a key of `skvibe.off_manifold.DECISIONS`.
     n_features_in_ : int
         Number of features seen in fit.
-    feature_names_in_ : ndarray of str of shape (n_features_in_,)
+    feature_names_in_ : ndarray of str of shape (n_features,)
         Names of the features, if X had string column names.
 
     Raises

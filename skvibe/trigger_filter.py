@@ -143,11 +143,15 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Training rows. Rows that are NaN in every feature count as removed
+            already and stay so.
         y : array-like of shape (n_samples,)
+            Given labels.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features)
+            A copy; removed rows are NaN in every feature.
         """
         X = self._fit(X, y)
         return mark_removed(X, self.removed_mask_)
@@ -158,10 +162,12 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Any rows.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features)
+            A copy.
         """
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, ensure_all_finite=False)
