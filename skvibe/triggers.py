@@ -32,6 +32,12 @@ _ACROSS = 0.1
 _N_STARTS = 3
 # What a class must bring to join others that share a displacement.
 _JOINS = 3.0
+# Rounds more where something was found.
+_MORE_ROUNDS = 2
+# In a class below this share of the mean class size poison may hold the mean.
+_SMALL_CLASS = 0.5
+# A group below this share of a class does not.
+_HOLDS_MEAN = 0.2
 
 
 @dataclass
@@ -67,7 +73,9 @@ class TriggerSearch:
     unwhiten: np.ndarray
 
 
-def search_triggers(X, y, *, min_class_size=10, n_rounds=3, n_folds=5, seed=0):
+def search_triggers(
+    X, y, *, min_class_size=10, n_rounds=3, n_folds=5, alpha=0.05, seed=0
+):
     """Fit, for every given class, the trigger model and its natural rivals.
 
     Parameters
@@ -83,6 +91,9 @@ def search_triggers(X, y, *, min_class_size=10, n_rounds=3, n_folds=5, seed=0):
         rows, after each round.
     n_folds : int, default=5
         Folds of the cross-fitting.
+    alpha : float, default=0.05
+        Where a p-value is below it, further rounds make displacements and
+        posteriors sharper.
     seed : int, default=0
         Draws the folds.
 
@@ -92,18 +103,29 @@ def search_triggers(X, y, *, min_class_size=10, n_rounds=3, n_folds=5, seed=0):
         Posteriors, displacements and corrected p-values.
     """
     state = _Search(X, y, min_class_size, n_folds, seed)
-    for round_ in range(n_rounds):
-        state.whiten_again()
-        for k in state.searched:
-            state.search_class(k, first=round_ == 0)
-    return state.result()
+    state.run(n_rounds)
+    found = state.result()
+    swapped = state.swapped() if found.p_values.min() >= alpha else None
+    if swapped is not None:
+        swapped.run(n_rounds)
+        second = swapped.result()
+        # The second look has to be paid for.
+        second.p_values = np.minimum(1.0, 2 * second.p_values)
+        if second.p_values.min() < alpha:
+            state, found = swapped, second
+    if found.p_values.min() >= alpha:
+        return found
+    state.run(_MORE_ROUNDS, first=False)
+    sharper = state.result()
+    return sharper if sharper.p_values.min() < alpha else found
 
 
 class _Search:
     """Arrays shared by the rounds of one search."""
 
     def __init__(self, X, y, min_class_size, n_folds, seed):
-        self.X, self.min_class_size = X, min_class_size
+        self.X, self.y, self.min_class_size = X, y, min_class_size
+        self.arguments = min_class_size, n_folds, seed
         self.n_classes = int(y.max()) + 1
         self.counts = np.bincount(y, minlength=self.n_classes).astype(X.dtype)
         self.members = [np.flatnonzero(y == k) for k in range(self.n_classes)]
@@ -120,6 +142,34 @@ class _Search:
         # Where the group lies seen from its own class, were it a natural one.
         self.offsets = np.zeros_like(class_means)
         self.size = np.zeros(self.n_classes)
+
+    def run(self, n_rounds, first=True):
+        for round_ in range(n_rounds):
+            self.whiten_again()
+            for k in self.searched:
+                self.search_class(k, first=first and round_ == 0)
+
+    def swapped(self):
+        """A new search in which, in small classes, the group is the natural part.
+
+        Where poison outnumbers the rows of a small class it holds the class's mean,
+        and every other class mistakes its moved rows for label noise from there.
+        """
+        group = np.array([self.moved[rows].sum() for rows in self.members])
+        share = group / self.counts
+        small = self.counts < _SMALL_CLASS * self.counts.mean()
+        classes = np.flatnonzero(small & (share > _HOLDS_MEAN) & (group >= 2))
+        if len(classes) == 0:
+            return None
+        state = _Search(self.X, self.y, *self.arguments)
+        for k in classes:
+            rows = self.members[k]
+            state.natural[rows] = self.moved[rows]
+            in_group = self.moved[rows] > 0.5
+            for part in (rows[in_group], rows[~in_group]):
+                if len(part):
+                    state.residuals[part] = self.X[part] - self.X[part].mean(axis=0)
+        return state
 
     def whiten_again(self):
         self.whiten, self.unwhiten = pooled_whitening(self.residuals)
@@ -172,25 +222,26 @@ class _Search:
         across, agreements = across_p_values(
             self.shifts, self.offsets, self.size, enough
         )
-        across = self._share_shift(across)
+        moved, shifts = self.moved.copy(), self.shifts.copy()
+        across = self._share_shift(across, moved, shifts)
         for k in self.searched:
             rows = self.members[k]
             graded, _ = graded_posterior(
-                self.Z[rows], self.means, k, self.shifts[k], self.counts
+                self.Z[rows], self.means, k, shifts[k], self.counts
             )
-            self.moved[rows] = np.maximum(self.moved[rows], graded)
+            moved[rows] = np.maximum(moved[rows], graded)
         return TriggerSearch(
             p_values=np.minimum(1.0, np.minimum(own / (1 - _ACROSS), across / _ACROSS)),
-            statistics=self.statistics,
+            statistics=self.statistics.copy(),
             agreements=agreements,
-            moved=self.moved,
-            shifts=self.shifts,
+            moved=moved,
+            shifts=shifts,
             means=self.means,
             whiten=self.whiten,
             unwhiten=self.unwhiten,
         )
 
-    def _share_shift(self, across):
+    def _share_shift(self, across, moved, shifts):
         """Search the other classes again from the displacement that some share."""
         linked = across < 1e-3
         if not linked.any():
@@ -201,11 +252,11 @@ class _Search:
         for k in np.setdiff1d(self.searched, np.flatnonzero(linked)):
             rows = self.members[k]
             arguments = self.Z[rows], self.means, k
-            moved, gain = graded_posterior(*arguments, shared, self.counts)
+            joined, gain = graded_posterior(*arguments, shared, self.counts)
             _, rival = graded_posterior(*arguments, natural, self.counts, own=True)
             statistic = vuong_statistic(gain - rival, self.groups[rows])
-            if statistic > _JOINS and (moved > 0.5).sum() >= self.min_class_size:
-                self.moved[rows], self.shifts[k] = moved, shared
+            if statistic > _JOINS and (joined > 0.5).sum() >= self.min_class_size:
+                moved[rows], shifts[k] = joined, shared
                 across[k] = norm.sf(statistic) * self.n_classes
         return across
 
