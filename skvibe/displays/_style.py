@@ -40,6 +40,11 @@ def plain(value, longest=_LONGEST_NAME):
     A dollar sign would start a formula, and a formula with an error raises.
     """
     text = " ".join(str(value).split())
+    # Control signs and lone surrogates cannot stand in an SVG; joiners shape letters.
+    text = "".join(
+        sign if sign.isprintable() or sign in "\u200c\u200d" else "\ufffd"
+        for sign in text
+    )
     if len(text) > longest:
         # Names often differ at the end only, so both ends are kept.
         tail = longest // 3

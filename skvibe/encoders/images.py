@@ -23,6 +23,8 @@ _CIFAR10_NAMES = (
     "ship",
     "truck",
 )
+# Pillow goes by content, not by name, and hands PostScript to an external program.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -308,7 +310,7 @@ def _draw_balanced(labels, kept, part, n_rows, rng):
 def _read_image(file, size):
     from PIL import Image
 
-    with Image.open(file) as opened:
+    with Image.open(file, formats=_FORMATS) as opened:
         image = opened.convert("RGB")
         if size is not None and image.size != size[::-1]:
             image = image.resize(size[::-1], Image.Resampling.BILINEAR)

@@ -5,7 +5,11 @@ from collections import Counter
 
 import numpy as np
 
-_FORMULA = re.compile(r"^\s*[=+\-@\t\r\n]")
+# At the start, and after what some spreadsheet takes for the end of a cell: a semicolon
+# where the comma is the decimal point, and line ends within quotes it does not see.
+_FORMULA = re.compile(
+    r"^(?=\s*[=+\-@＝＋－＠]|[\t\r\n])|(?<=[;,\t\r\n])(?=\s*[=+\-@＝＋－＠])"
+)
 _NUMBER = re.compile(r"^[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$")
 
 
@@ -20,16 +24,17 @@ def csv_cell(value):
     Returns
     -------
     object
-        The value, or its text with a leading apostrophe.
+        The value, or its text with an apostrophe before everything that starts a
+        formula.
 
     Examples
     --------
     >>> from skvibe.report.plain_values import csv_cell
-    >>> csv_cell("=1+1"), csv_cell("-1"), csv_cell("fine")
-    ("'=1+1", '-1', 'fine')
+    >>> csv_cell("=1+1"), csv_cell("-1"), csv_cell("fine"), csv_cell("a;=1+1")
+    ("'=1+1", '-1', 'fine', "a;'=1+1")
     """
-    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.match(value):
-        return "'" + value
+    if isinstance(value, str) and not _NUMBER.match(value):
+        return _FORMULA.sub("'", value)
     return value
 
 

@@ -141,8 +141,8 @@
   function csvCell(value) {
     let text = String(value);
     // A spreadsheet would run these as formulas; numbers are left alone.
-    if (/^\s*[=+\-@\t\r\n]/.test(text) && !/^[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$/.test(text)) {
-      text = "'" + text;
+    if (!/^[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$/.test(text)) {
+      text = text.replace(/^(?=\s*[=+\-@＝＋－＠]|[\t\r\n])|(?<=[;,\t\r\n])(?=\s*[=+\-@＝＋－＠])/g, "'");
     }
     return /[",\r\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
   }

@@ -7,6 +7,8 @@ import numpy as np
 
 _LARGEST = 64
 _SMALL = 32
+# Pillow goes by content, not by name, and hands PostScript to an external program.
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def thumbnail(image):
@@ -17,7 +19,7 @@ def thumbnail(image):
     image : array, PIL image or path
         Arrays have the shape (height, width), (height, width, channels) or
         (channels, height, width) with 1, 3 or 4 channels; floats are in [0, 1],
-        integers in [0, 255].
+        integers in [0, 255]. Files are BMP, GIF, JPEG, PNG, PPM, TIFF or WebP.
 
     Returns
     -------
@@ -30,6 +32,8 @@ def thumbnail(image):
         If pillow is not installed.
     ValueError
         If an array has another shape.
+    OSError
+        If a file cannot be read or is of another format.
 
     Examples
     --------
@@ -50,7 +54,7 @@ def thumbnail(image):
     elif hasattr(image, "__array__"):
         picture = Image.fromarray(_pixels(np.asarray(image)))
     else:
-        with Image.open(image) as opened:
+        with Image.open(image, formats=IMAGE_FORMATS) as opened:
             picture = opened.copy()
     picture.thumbnail((_LARGEST, _LARGEST))
     photo = max(picture.size) > _SMALL and picture.mode == "RGB"

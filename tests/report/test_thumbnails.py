@@ -48,3 +48,15 @@ def test_pil_images_and_paths(tmp_path):
 def test_other_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="height, width"):
         thumbnail(np.zeros(shape))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.eps"])
+def test_postscript_never_reaches_its_interpreter(tmp_path, name, monkeypatch):
+    import subprocess
+
+    monkeypatch.setattr(subprocess, "check_call", pytest.fail)
+    monkeypatch.setattr(subprocess, "Popen", pytest.fail)
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    (tmp_path / name).write_text(text)
+    with pytest.raises(OSError, match="cannot identify"):
+        thumbnail(tmp_path / name)
