@@ -103,6 +103,7 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
 }
 html_show_sourcelink = False
+html_context = {"default_mode": "auto"}
 
 
 def skip_member(app, what, name, item, skip, options):

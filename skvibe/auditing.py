@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import time
 import warnings
 from collections import Counter
@@ -13,6 +14,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
 from skvibe._checks import check_real
+from skvibe._progress import tell
 from skvibe._version import __version__
 from skvibe.audit_evidence import nearest_trusted
 from skvibe.report.plain_values import count_values, csv_cell, plain_value
@@ -494,9 +496,8 @@ class _Stages:
         self._start = time.monotonic()
 
     def begin(self, stage):
-        if self.enabled:
-            spent = time.monotonic() - self._start
-            print(f"[audit] {stage}  ({spent:.1f} s)", flush=True)  # noqa: T201
+        spent = time.monotonic() - self._start
+        tell("audit", f"{stage}  ({spent:.1f} s)", self.enabled, level=logging.INFO)
 
 
 def _check_rows(n_rows, y, text, images):

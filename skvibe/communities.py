@@ -1,5 +1,6 @@
 """Leiden communities of a graph, as many as asked for."""
 
+import itertools
 import random
 import threading
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from scipy.sparse import coo_matrix
 from sklearn.utils import check_random_state
 
 from skvibe._checks import check_option
+from skvibe._progress import Progress
 
 MAX_RESOLUTION = 64.0
 """The search for more communities does not go beyond this resolution."""
@@ -55,6 +57,7 @@ def find_communities(
     features=None,
     backend="igraph",
     random_state=None,
+    verbose=0,
 ):
     """Partition a graph into ``n_communities`` by modularity (Leiden).
 
@@ -80,6 +83,8 @@ def find_communities(
         Which implementation of Leiden runs.
     random_state : int, RandomState instance or None, default=None
         Seed of the runs. Python's and numpy's global generators are left alone.
+    verbose : int, default=0
+        Above 0, print a line for each run once the search takes more than two seconds.
 
     Returns
     -------
@@ -114,7 +119,7 @@ def find_communities(
     """
     check_option("leiden", backend, ("igraph", "leidenalg"))
     seed = int(check_random_state(random_state).randint(2**31 - 1))
-    run = _leiden_runner(edges, n_nodes, backend, seed)
+    run = _tell_runs(_leiden_runner(edges, n_nodes, backend, seed), verbose)
     labels, resolution, n_runs = _search_resolution(run, n_communities)
     found = int(labels.max()) + 1
     if found > n_communities:
@@ -171,6 +176,21 @@ def _search_resolution(run, target):
         else:
             low = middle
     return labels, float(resolution), n_runs
+
+
+def _tell_runs(run, verbose):
+    """The same function; it says what came out. How many runs there are is unknown."""
+    progress = Progress("Leiden, runs", None, enabled=verbose > 0, every=2.0)
+    numbers = itertools.count(1)
+
+    def told(resolution):
+        labels = run(resolution)
+        progress.update(
+            next(numbers), resolution=resolution, communities=int(labels.max()) + 1
+        )
+        return labels
+
+    return told
 
 
 def _leiden_runner(edges, n_nodes, backend, seed):

@@ -233,7 +233,7 @@ class OffManifoldFilter(OneToOneFeatureMixin, TransformerMixin, _OffManifoldEsti
     n_jobs : int, default=None
         Threads of the neighbour search. Does not change the result of the exact one.
     verbose : int, default=0
-        Above 0, print what each stage found.
+        Above 0, print how far the stages are and what each found.
 
     Attributes
     ----------
@@ -412,7 +412,7 @@ class OffManifoldSampler(_OffManifoldEstimator):
     n_jobs : int, default=None
         Threads of the neighbour search.
     verbose : int, default=0
-        Above 0, print what each stage found.
+        Above 0, print how far the stages are and what each found.
 
     Attributes
     ----------

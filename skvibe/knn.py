@@ -12,6 +12,8 @@ from sklearn.base import clone
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_random_state
 
+from skvibe._progress import Progress
+
 EXACT_LIMIT = 100_000
 """Rows up to which ``method="auto"`` searches exactly."""
 
@@ -34,6 +36,7 @@ def find_neighbors(
     method="auto",
     random_state=None,
     n_jobs=None,
+    verbose=0,
 ):
     """Nearest rows of ``X`` for each of its rows, or for each row of ``query``.
 
@@ -56,6 +59,8 @@ def find_neighbors(
         Used by "pynndescent" only.
     n_jobs : int, default=None
         Threads over the chunks of rows (results do not depend on it).
+    verbose : int, default=0
+        Above 0, print how far the search is if it takes more than two seconds.
 
     Returns
     -------
@@ -89,11 +94,11 @@ def find_neighbors(
     if method == "auto":
         method = "exact" if len(X) <= EXACT_LIMIT else "pynndescent"
     if method == "pynndescent" and query is None:
-        return _approximate(X, n_neighbors, metric, random_state, n_jobs)
+        return _approximate(X, n_neighbors, metric, random_state, n_jobs, verbose)
     if metric not in ("euclidean", "cosine"):
         search = NearestNeighbors(n_neighbors=n_neighbors, metric=metric, n_jobs=n_jobs)
         return search.fit(X).kneighbors(query, return_distance=False)
-    return _exact(X, query, n_neighbors, metric, n_jobs)
+    return _exact(X, query, n_neighbors, metric, n_jobs, verbose)
 
 
 def neighbor_edges(neighbors):
@@ -164,7 +169,7 @@ def _unique_edges(rows, columns, n):
     return np.column_stack(np.divmod(codes, n))
 
 
-def _approximate(X, n_neighbors, metric, random_state, n_jobs):
+def _approximate(X, n_neighbors, metric, random_state, n_jobs, verbose):
     # Imported here: loading it compiles for seconds.
     from pynndescent import NNDescent
 
@@ -175,6 +180,7 @@ def _approximate(X, n_neighbors, metric, random_state, n_jobs):
         random_state=check_random_state(random_state).randint(2**31 - 1),
         # More threads make its result depend on their timing.
         n_jobs=1 if n_jobs is None else n_jobs,
+        verbose=verbose > 0,
     )
     return _without_self(index.neighbor_graph[0].astype(np.int64), n_neighbors)
 
@@ -186,18 +192,24 @@ def _without_self(neighbors, n_neighbors):
     return np.take_along_axis(neighbors, order, axis=1)[:, :n_neighbors]
 
 
-def _exact(X, query, n_neighbors, metric, n_jobs):
+def _exact(X, query, n_neighbors, metric, n_jobs, verbose):
     base, points = _prepare(X, query, metric)
     norms = np.einsum("ij,ij->i", base, base, dtype=np.float64)
     # The product with this gives x.y - |y|^2 / 2: the larger, the nearer.
     columns = np.column_stack([base, (-0.5 * norms).astype(np.float32)]).T
     norms = np.sqrt(norms)
     step = max(1, min(len(points), _CHUNK_ELEMENTS // len(base)))
-    found = Parallel(n_jobs=n_jobs, prefer="threads")(
+    chunks = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
         delayed(_search_chunk)(base, columns, norms, points[rows], start, n_neighbors)
         for rows in _batches(len(points), step)
         for start in [None if query is not None else rows.start]
     )
+    progress = Progress("neighbours", len(points), enabled=verbose > 0, every=2.0)
+    found, n_found = [], 0
+    for chunk in chunks:
+        found.append(chunk)
+        n_found += len(chunk)
+        progress.update(n_found)
     return np.concatenate(found)
 
 

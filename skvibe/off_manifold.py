@@ -5,6 +5,7 @@ distance of each community from the others, and the decision. `OffManifoldFilter
 `OffManifoldSampler` only wrap `detect_off_manifold`.
 """
 
+import logging
 import warnings
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skvibe._checks import check_integer, check_option, check_real
+from skvibe._progress import tell
 from skvibe.communities import community_links, find_communities
 from skvibe.community_geometry import (
     calibrate_threshold,
@@ -178,7 +180,7 @@ def detect_off_manifold(
     n_jobs : int, default=None
         Threads of the neighbour search.
     verbose : int, default=0
-        Above 0, print what each stage found.
+        Above 0, print how far the stages are and what each found.
 
     Returns
     -------
@@ -258,6 +260,7 @@ def detect_off_manifold(
             method=neighbors,
             random_state=rng,
             n_jobs=n_jobs,
+            verbose=verbose,
         )
         edges = neighbor_edges(found)
         del found
@@ -271,6 +274,7 @@ def detect_off_manifold(
         features=features,
         backend=leiden,
         random_state=rng,
+        verbose=verbose,
     )
     labels = partition.labels
     _report(
@@ -426,5 +430,4 @@ def _abstain(features):
 
 
 def _report(verbose, message):
-    if verbose:
-        print(f"[off-manifold] {message}", flush=True)  # noqa: T201
+    tell("off-manifold", message, verbose > 0, level=logging.INFO)

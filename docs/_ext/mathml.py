@@ -11,7 +11,7 @@ def _inline(self, node):
 
 def _block(self, node):
     mathml = convert(node.astext(), display="block")
-    self.body.append(f'<div class="math">{mathml}</div>\n')
+    self.body.append(f'<div class="formula">{mathml}</div>\n')
     raise SkipNode
 
 
