@@ -20,6 +20,7 @@ from skvibe._normaliser import log_normaliser
 
 # sqrt(2 + 2 cos) below this means mu_l = -v, where the direction of h is undefined.
 _SMALLEST_H = 1e-6
+_BLOCK = 1 << 18
 
 
 def unit_rows(vectors):
@@ -43,6 +44,18 @@ def unit_rows(vectors):
     tensor([[0.6000, 0.8000],
             [0.0000, 0.0000]])
     """
+    wants_grad = torch.is_grad_enabled() and vectors.requires_grad
+    if vectors.ndim != 2 or wants_grad or vectors.numel() <= _BLOCK:
+        return _unit_rows(vectors)
+    # Block by block: no temporary of the size of the data.
+    out = torch.empty_like(vectors)
+    n_rows = max(1, _BLOCK // vectors.shape[1])
+    for block, unit in zip(vectors.split(n_rows), out.split(n_rows), strict=True):
+        unit.copy_(_unit_rows(block))
+    return out
+
+
+def _unit_rows(vectors):
     # By the largest entry first: squares of very large or small ones leave the range.
     largest = vectors.detach().abs().amax(dim=-1, keepdim=True)
     vectors = vectors / torch.where(largest > 0, largest, torch.ones_like(largest))

@@ -218,3 +218,15 @@ def test_unit_rows():
     assert lengths[1] == 0
     assert lengths[3] == pytest.approx(1)
     assert torch.isfinite(unit_rows(vectors)).all()
+
+
+def test_unit_rows_of_many_rows_are_those_of_each():
+    vectors = torch.randn(9000, 40, generator=seeded())
+    vectors[5] = 0
+    whole = unit_rows(vectors)
+    assert torch.equal(whole, torch.cat([unit_rows(v) for v in vectors.split(1000)]))
+    wanted = vectors.clone().requires_grad_()
+    assert torch.equal(unit_rows(wanted).detach(), whole)
+    assert unit_rows(wanted).requires_grad
+    assert unit_rows(vectors.T).shape == (40, 9000)
+    assert torch.isfinite(unit_rows(vectors.double().T)).all()
