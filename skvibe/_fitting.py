@@ -4,15 +4,18 @@
 """
 
 import copy
+import functools
+import inspect
 import threading
-import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from skvibe._batches import BatchIterator
+from skvibe._checkpoint import Checkpoint
+from skvibe._training_state import from_plain, to_plain
 from skvibe.em import VIBEModule, VIBENet
 from skvibe.posteriors import poison_score_from_log_posterior
 from skvibe.trust import class_shares, trusted_rows
@@ -39,7 +42,9 @@ def class_means(features, given, n_classes):
     return (sums / counts.clamp_min(1)[:, None]).float()
 
 
-def fit_em(settings, rows, features, given, n_classes, seed, encoder=None):
+def fit_em(
+    settings, rows, features, given, n_classes, seed, encoder=None, checkpoint=None
+):
     """Train the net, with the class shares that ``settings.prior`` asks for.
 
     ``prior="auto"`` starts with equal shares: whatever an attacker adds to a class is
@@ -48,36 +53,113 @@ def fit_em(settings, rows, features, given, n_classes, seed, encoder=None):
     classes are, and their means are where the next run starts. Poisoned rows do not
     count for the target unless they are trusted first.
 
+    An interruption (Ctrl-C, or a callback that ends the training) ends all runs.
+
     Parameters
     ----------
     settings, rows, features, given, seed, encoder
         As in `run_em`.
     n_classes : int
         Number of classes.
+    checkpoint : Checkpoint, default=None
+        Where the state is kept, and what it says is already done. None: nowhere.
 
     Returns
     -------
     VIBENet
         As `run_em` does.
     """
+    if checkpoint is None:
+        checkpoint = Checkpoint([seed])
+    train = functools.partial(run_em, settings, given=given, seed=seed)
+    train = functools.partial(train, features=features, checkpoint=checkpoint)
     if not (isinstance(settings.prior, str) and settings.prior == "auto"):
         shares = _fixed_shares(settings.prior, given, n_classes)
-        return run_em(settings, rows, features, given, shares, seed, encoder)
-    shares, start = np.full(n_classes, 1 / n_classes), None
-    for run in range(_PRIOR_RUNS):
+        return train(rows, shares=shares, encoder=encoder)
+    stage = _first_stage(n_classes, checkpoint, features.device)
+    net = None
+    while stage.run < _PRIOR_RUNS:
         # Frozen features are enough to count rows, also where an encoder is trained.
-        net = run_em(settings, features, features, given, shares, seed, start=start)
-        if run == _PRIOR_RUNS - 1:
+        try:
+            net = train(features, shares=stage.shares, start=stage.start)
+        except KeyboardInterrupt:
+            # Outside of skorch's loop, which would have swallowed it.
+            if net is None:
+                raise
+            net.em_.interrupt()
             break
-        trusted = _trusted(net, given)
-        counted = _count_shares(features, given, trusted, n_classes, seed)
-        if np.abs(counted - shares).sum() < _PRIOR_SETTLED:
+        following = _next_stage(stage, net, features, given, seed)
+        if following is None:
             break
-        shares = counted
-        start = class_means(features[trusted], given[trusted], n_classes)
+        stage = following
+        checkpoint.enter(to_plain(vars(stage)))
     if encoder is None:
         return net
-    return run_em(settings, rows, features, given, shares, seed, encoder, start)
+    if net is not None and not net.em_.finished:
+        return _with_encoder(settings, net, rows, features, encoder, seed)
+    if stage.run < _PRIOR_RUNS:
+        stage = Stage(_PRIOR_RUNS, stage.shares, stage.start)
+        checkpoint.enter(to_plain(vars(stage)))
+    return train(rows, shares=stage.shares, start=stage.start, encoder=encoder)
+
+
+@dataclass
+class Stage:
+    """Where one of several runs starts: its number, class shares and prototypes."""
+
+    run: int
+    shares: np.ndarray
+    start: torch.Tensor | None = None
+
+
+def _first_stage(n_classes, checkpoint, device):
+    if checkpoint.stage is None:
+        return Stage(0, np.full(n_classes, 1 / n_classes))
+    kept = from_plain(checkpoint.stage)
+    return Stage(kept["run"], kept["shares"], kept["start"].to(device))
+
+
+def _next_stage(stage, net, features, given, seed):
+    """What a run has found for the next one; None if no other is needed."""
+    if stage.run == _PRIOR_RUNS - 1 or not net.em_.finished:
+        return None
+    n_classes = len(stage.shares)
+    try:
+        trusted = _trusted(net, given)
+        counted = _count_shares(features, given, trusted, n_classes, seed)
+        means = class_means(features[trusted], given[trusted], n_classes)
+    except KeyboardInterrupt:
+        net.em_.interrupt()
+        return None
+    if np.abs(counted - stage.shares).sum() < _PRIOR_SETTLED:
+        return None
+    return Stage(stage.run + 1, counted, means)
+
+
+def _with_encoder(settings, net, rows, features, encoder, seed):
+    """The net with the encoder as it was given: training did not get to it."""
+    module = net.module_
+    whole = _build_net(
+        settings,
+        {
+            "module__prototypes": module.prototypes.detach(),
+            "module__corrupted": module.corrupted.detach(),
+            "module__log_prior": module.fixed_log_prior,
+            "module__theta": None,
+            "module__kappa": module.kappa,
+            "module__prior_temperature": module.prior_temperature,
+            "module__encoder": encoder,
+            "module__augment": copy.deepcopy(settings.augment),
+        },
+        len(rows),
+        features.device,
+        seed,
+    )
+    whole.initialize()
+    whole.history_ = net.history
+    whole.em_, whole._progress = net.em_, net._progress
+    whole.em_.X = rows
+    return whole
 
 
 def _fixed_shares(prior, given, n_classes):
@@ -116,7 +198,17 @@ def _count_shares(features, given, trusted, n_classes, seed):
     return class_shares(np.concatenate(predicted), n_classes)
 
 
-def run_em(settings, rows, features, given, shares, seed, encoder=None, start=None):
+def run_em(
+    settings,
+    rows,
+    features,
+    given,
+    shares,
+    seed,
+    encoder=None,
+    start=None,
+    checkpoint=None,
+):
     """Train one net from the class means of the given labels.
 
     Parameters
@@ -137,16 +229,20 @@ def run_em(settings, rows, features, given, shares, seed, encoder=None, start=No
         Trained together with the prototypes.
     start : torch.Tensor of shape (n_classes, n_features), default=None
         Start of the clean prototypes; None takes the means of the given labels.
+    checkpoint : Checkpoint, default=None
+        Where the state is kept, and the state to go on from.
 
     Returns
     -------
     VIBENet
-        Trained; ``em_`` holds the state of the last E-step.
+        Trained; ``em_`` holds the state of the last E-step, and is not ``finished``
+        if the training was interrupted.
     """
     module_params = _module_params(
         settings, features, given, shares, seed, encoder, start
     )
     net = _build_net(settings, module_params, len(rows), features.device, seed)
+    net._checkpoint = checkpoint
     idx = torch.arange(len(rows), device=features.device)
     if encoder is None:
         net.fit({"X": rows, "idx": idx}, given)
@@ -156,13 +252,7 @@ def run_em(settings, rows, features, given, shares, seed, encoder=None, start=No
         with _GLOBAL_RANDOM_STATE, torch.random.fork_rng(devices=cuda):
             torch.manual_seed(seed)
             net.fit({"X": rows, "idx": idx}, given)
-    if not net.em_.finished:
-        warnings.warn(
-            "Training was interrupted: the model is usable, but the clean labels may "
-            "not have settled (converged_ is False).",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
+    del net._checkpoint
     return net
 
 
@@ -180,7 +270,7 @@ def _module_params(settings, features, given, shares, seed, encoder, start):
         "module__corrupted": means,
         "module__log_prior": log_prior,
         "module__theta": theta,
-        "module__kappa": float(settings.kappa),
+        "module__kappa": settings.kappa_,
         "module__prior_temperature": float(settings.prior_temperature),
         "module__encoder": encoder,
         "module__augment": None if encoder is None else copy.deepcopy(settings.augment),
@@ -190,12 +280,10 @@ def _module_params(settings, features, given, shares, seed, encoder, start):
 def _build_net(settings, module_params, n_rows, device, seed):
     batch_size = min(settings.batch_size, n_rows)
     trains_encoder = module_params["module__encoder"] is not None
-    # A single row left over may join another batch.
-    batches = max(1, -(-(n_rows - 1) // batch_size))
     params = {
         "batch_size": batch_size,
-        # One more than needed: the net itself ends the training at max_iter.
-        "max_epochs": -(-settings.max_iter // batches) + 1,
+        # More than needed: the net itself ends the training at max_iter.
+        "max_epochs": settings.max_iter + 1,
         "criterion": torch.nn.CrossEntropyLoss,
         "optimizer": torch.optim.SGD,
         "optimizer__momentum": 0.9,
@@ -219,13 +307,19 @@ def _build_net(settings, module_params, n_rows, device, seed):
         params["optimizer__param_groups"] = groups
     # Callbacks are changed by training: deep copies keep the user's as they are.
     params.update(copy.deepcopy(settings.net_params or {}))
+    own = settings.net_params or {}
+    takes = inspect.signature(params["optimizer"]).parameters
+    if "momentum" not in takes and "optimizer__momentum" not in own:
+        # Adam and others do without.
+        del params["optimizer__momentum"]
     return VIBENet(
         VIBEModule,
         **module_params,
         **params,
         device=device,
         lam=float(settings.lam),
-        nu=float(settings.nu),
+        nu=settings.nu_,
+        first_e_step=settings.first_e_step,
         corrupted_posterior=settings.corrupted_posterior,
         pseudo_labels=settings.pseudo_labels,
         solver=settings.solver,

@@ -1,5 +1,7 @@
 """What the parameters of `VIBEClassifier` may be; called at the start of a fit."""
 
+from os import PathLike
+
 import numpy as np
 import torch
 from sklearn.base import is_classifier
@@ -35,6 +37,7 @@ def check_parameters(vibe):
     _check_numbers(vibe)
     _check_refit(vibe.refit)
     _check_net_params(vibe.net_params)
+    _check_checkpoint(vibe)
 
 
 def check_prior(prior, n_classes):
@@ -79,8 +82,11 @@ def _check_numbers(vibe):
     if vibe.encoder_lr is not None:
         check_real("encoder_lr", vibe.encoder_lr, 0, closed="()")
     check_real("lam", vibe.lam, 0, closed="()")
-    check_real("kappa", vibe.kappa, 0, closed="()")
-    check_real("nu", vibe.nu, 0)
+    if vibe.whitening is not None:
+        check_real("whitening", vibe.whitening, 0, closed="()")
+    _check_auto_or_real("kappa", vibe.kappa, closed="()")
+    _check_auto_or_real("nu", vibe.nu)
+    check_option("first_e_step", vibe.first_e_step, ("joint", "clean"))
     check_real("prior_temperature", vibe.prior_temperature, 0, closed="()")
     check_real("lr", vibe.lr, 0, closed="()")
     check_real("tol", vibe.tol, 0)
@@ -92,6 +98,13 @@ def _check_numbers(vibe):
     )
     check_option("pseudo_labels", vibe.pseudo_labels, ("hard", "soft"))
     check_option("solver", vibe.solver, ("torch", "pot"))
+
+
+def _check_auto_or_real(name, value, **limits):
+    if isinstance(value, str):
+        check_option(name, value, ("auto",))
+    else:
+        check_real(name, value, 0, **limits)
 
 
 def _check_refit(refit):
@@ -118,3 +131,12 @@ def _check_net_params(net_params):
                 "optimizer__momentum. Other settings are parameters of the "
                 "classifier itself."
             )
+
+
+def _check_checkpoint(vibe):
+    check_integer("checkpoint_every", vibe.checkpoint_every, 1)
+    if vibe.checkpoint is not None and not isinstance(vibe.checkpoint, (str, PathLike)):
+        raise TypeError(
+            "checkpoint must be None or the path of a file, got "
+            f"{type(vibe.checkpoint).__name__}."
+        )

@@ -4,15 +4,20 @@ import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils import check_random_state
 
 from skvibe._prediction import score_rows, unit_features
 from skvibe.posteriors import poisoning_log_rule, unit_rows
 from skvibe.trust import refit_labels, trusted_rows
 
 
-def publish_fit(vibe, net, inputs, given):
-    """Set the fitted attributes, aligned with the rows given to fit."""
+def publish_fit(vibe, net, inputs, given, refit_seed):
+    """Set the fitted attributes, aligned with the rows given to fit.
+
+    Returns
+    -------
+    bool
+        Whether nobody interrupted the fit, here or earlier.
+    """
     keep, n_classes = vibe.train_mask_, len(vibe.classes_)
     module = net.module_
     vibe.net_ = net
@@ -26,7 +31,7 @@ def publish_fit(vibe, net, inputs, given):
     vibe._n_features_out = vibe.prototypes_.shape[1]
     vibe.corrupted_prototypes_ = corrupted.cpu().numpy()
     vibe.prior_ = torch.softmax(log_prior, dim=0).cpu().numpy()
-    rule = poisoning_log_rule(prototypes @ corrupted.T, float(vibe.nu)).exp()
+    rule = poisoning_log_rule(prototypes @ corrupted.T, vibe.nu_).exp()
     vibe.poisoning_rule_ = rule.cpu().numpy()
 
     state = net.em_
@@ -44,13 +49,18 @@ def publish_fit(vibe, net, inputs, given):
     vibe.trusted_mask_ = keep & trusted_rows(given, clean, vibe.poison_scores_)
     # The training data do not travel with the model.
     del net.em_
-    refit = None
+    whole, refit = state.finished, None
     if vibe.refit is not False:
-        refit = _fit_refit(vibe, inputs, given[keep], clean[keep])
+        try:
+            refit = _fit_refit(vibe, inputs, given[keep], clean[keep], refit_seed)
+        except KeyboardInterrupt:
+            # What was learned is worth more: the prototypes predict.
+            whole = vibe.converged_ = False
     vibe.refit_classifier_ = refit
+    return whole
 
 
-def _fit_refit(vibe, inputs, given, clean):
+def _fit_refit(vibe, inputs, given, clean, seed):
     """An ordinary classifier on the rows whose label is known well enough."""
     scores = vibe.poison_scores_[vibe.train_mask_]
     mask, labels = refit_labels(given, clean, scores)
@@ -66,6 +76,5 @@ def _fit_refit(vibe, inputs, given, clean):
     else:
         classifier = clone(vibe.refit)
     if classifier.get_params().get("random_state", 0) is None:
-        random_state = check_random_state(vibe.random_state)
-        classifier.set_params(random_state=random_state.randint(2**31 - 1))
+        classifier.set_params(random_state=seed)
     return classifier.fit(unit_features(vibe, inputs[mask]), labels[mask])

@@ -30,6 +30,7 @@ NAMES = {f"{module}.{name}" for module, names in _CLASSES.items() for name in na
 
 # Parameters that name files of the machine at hand: never written, never read.
 NEVER_STORED = {
+    "skvibe.VIBEClassifier": ("checkpoint",),
     "sklearn.pipeline.Pipeline": ("memory",),
     "imblearn.pipeline.Pipeline": ("memory",),
     "skvibe.encoders.SelfSupervisedEncoder": ("checkpoint",),

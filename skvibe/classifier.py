@@ -1,6 +1,7 @@
 """The classifier: variational inference of clean labels, then of the class."""
 
 import copy
+import warnings
 
 import numpy as np
 import torch
@@ -10,13 +11,16 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import TransformerTags, check_array, check_random_state
 from skorch.utils import to_device
 
+from skvibe._checkpoint import open_checkpoint
 from skvibe._device import resolve_device
 from skvibe._fit_data import (
     check_fit_data,
     check_predict_data,
+    choose_concentrations,
     input_dtypes,
     training_rows,
 )
@@ -24,12 +28,17 @@ from skvibe._fitting import fit_em
 from skvibe._net_state import describe_net, restore_net
 from skvibe._parameters import NET_PREFIXES, check_parameters
 from skvibe._prediction import (
+    latent_features,
     log_posterior,
     predicted_log_proba,
     score_rows,
-    unit_features,
 )
 from skvibe._publishing import publish_fit
+
+_INTERRUPTED = (
+    "The fit was interrupted: the model is usable, but the clean labels may not have "
+    "settled (converged_ is False). A checkpoint stays, so that the same fit goes on."
+)
 
 
 class VIBEClassifier(
@@ -64,16 +73,27 @@ class VIBEClassifier(
     lam : float, default=25.0
         Sharpness of the transport problem, > 0; a large value makes the clean labels
         nearly hard.
-    kappa : float, default=20.0
+    kappa : float or "auto", default="auto"
         Concentration of the clean posterior, > 0. Features are unit vectors, so
-        logits lie in [-kappa, kappa].
-    nu : float, default=20.0
+        logits lie in [-kappa, kappa]. "auto": 15 in a whitened feature space, where
+        one value fits all data; otherwise the paper's, 10 up to 30 classes and 20
+        above.
+    nu : float or "auto", default="auto"
         Concentration of the corrupted posterior, >= 0: how far given labels are
-        trusted.
+        trusted. "auto": as for `kappa`.
+    whitening : float or None, default=0.1
+        Shrinkage, > 0, of the whitening of fixed features, see `skvibe.whitening`.
+        It draws on no label, and makes classes of very different feature spaces
+        comparable. None: unit vectors as they are, as in the paper. A trained encoder
+        is never whitened.
     corrupted_posterior : {"full", "approximate"}, default="full"
         Whether p(y | l, x) depends on the row ("full") or only on the clean label.
     pseudo_labels : {"hard", "soft"}, default="hard"
         Whether the M-step uses the most probable clean label or its distribution.
+    first_e_step : {"joint", "clean"}, default="joint"
+        Whether the first E-step uses both posteriors or, as the paper does, only the
+        clean one. The latter disregards the given labels: where classes overlap, most
+        change at once and do not come back.
     prior : {"auto", "uniform", "empirical", "learned"} or array of shape \
 (n_classes,), default="auto"
         Class shares to which the clean labels are balanced. "auto": equal shares
@@ -89,7 +109,7 @@ class VIBEClassifier(
         SGD iterations from one E-step to the next.
     batch_size : int, default=1024
         Rows of a mini-batch.
-    lr : float, default=0.1
+    lr : float, default=0.003
         Learning rate of SGD (momentum 0.9, weight decay 5e-4).
     tol : float, default=1e-3
         Training stops when two E-steps in a row change at most this share of the
@@ -108,6 +128,15 @@ class VIBEClassifier(
         More parameters of the inner `skorch.NeuralNetClassifier`, such as
         ``{"callbacks": [...], "optimizer__momentum": 0.8}``. They are also reached by
         ``set_params(optimizer__momentum=0.8)``, hence by a grid search.
+    checkpoint : str or path, default=None
+        File in which the state of a fit is kept, its name extended by a fingerprint
+        of the data, the parameters and the library versions. A killed `fit` that is
+        started again with the same ones goes on from it, and ends as if it had never
+        been interrupted, bit for bit on the CPU; any other fit has a file of its own.
+        The file holds no training row and no code. It is removed when `fit` is
+        through, and stays after an interruption. See Notes.
+    checkpoint_every : int, default=100
+        SGD iterations from one checkpoint to the next.
     random_state : int, RandomState instance or None, default=None
         Order of the mini-batches, and start of a learned prior.
     verbose : int, default=0
@@ -135,8 +164,16 @@ class VIBEClassifier(
     refit_classifier_ : classifier or None
         What makes the predictions; None where the prototypes do, because of
         ``refit=False`` or because rows of one class only were trusted.
+    kappa_, nu_ : float
+        Concentrations used.
     prior_ : ndarray of shape (n_classes,)
         Class shares pi.
+    whitening_mean_ : ndarray of shape (n_features,) or None
+        What the whitening subtracts from a unit vector; None without whitening.
+    whitening_directions_ : ndarray of shape (n_directions, n_features) or None
+        Directions that it scales.
+    whitening_scales_ : ndarray of shape (n_directions,) or None
+        Factor along each direction.
     prototypes_ : ndarray of shape (n_classes, n_features_out)
         Clean prototypes mu, unit vectors.
     corrupted_prototypes_ : ndarray of shape (n_classes, n_features_out)
@@ -163,6 +200,19 @@ class VIBEClassifier(
     OffManifoldFilter : Removes rows that lie off the manifold of all others.
     skvibe.model_selection.separation_scorer : Scoring for a search on poisoned data.
 
+    Notes
+    -----
+    Ctrl-C, or a callback that ends the training, leaves a fitted model that is marked
+    by ``converged_ == False`` and a `ConvergenceWarning`.
+
+    Checkpoints need `safetensors`. That a file can be written, and that there is room
+    for it, is tried before training begins; if a later one fails, a warning is given
+    and training goes on. Of callbacks in ``net_params``, attributes that are numbers,
+    strings, arrays or lists and dicts of these are kept, and those with a
+    ``state_dict``, such as a scheduler's; what a callback has done outside is not
+    undone. Of functions and callbacks the fingerprint compares names and attributes,
+    not code. An iterator or ``train_split`` of your own must draw from a seed.
+
     References
     ----------
     .. [1] I. Sabolic, M. Grcic, S. Segvic, "Seal Your Backdoor with Variational
@@ -188,21 +238,25 @@ class VIBEClassifier(
         encoder_lr=None,
         augment=None,
         lam=25.0,
-        kappa=20.0,
-        nu=20.0,
+        kappa="auto",
+        nu="auto",
+        whitening=0.1,
         corrupted_posterior="full",
         pseudo_labels="hard",
+        first_e_step="joint",
         prior="auto",
         prior_temperature=0.02,
         max_iter=1000,
         e_step_period=20,
         batch_size=1024,
-        lr=0.1,
+        lr=0.003,
         tol=1e-3,
         refit=True,
         solver="torch",
         device="auto",
         net_params=None,
+        checkpoint=None,
+        checkpoint_every=100,
         random_state=None,
         verbose=0,
     ):
@@ -213,8 +267,10 @@ class VIBEClassifier(
         self.lam = lam
         self.kappa = kappa
         self.nu = nu
+        self.whitening = whitening
         self.corrupted_posterior = corrupted_posterior
         self.pseudo_labels = pseudo_labels
+        self.first_e_step = first_e_step
         self.prior = prior
         self.prior_temperature = prior_temperature
         self.max_iter = max_iter
@@ -226,6 +282,8 @@ class VIBEClassifier(
         self.solver = solver
         self.device = device
         self.net_params = net_params
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
         self.random_state = random_state
         self.verbose = verbose
 
@@ -260,6 +318,7 @@ class VIBEClassifier(
         Returns
         -------
         self
+            With the new parameters.
         """
         own = {}
         for name, value in params.items():
@@ -292,25 +351,46 @@ class VIBEClassifier(
         ------
         ValueError
             For NaN or infinity other than whole removed rows, fewer than 2 rows,
-            features or classes left, and for parameters out of range.
+            features or classes left, for parameters out of range, and for a damaged
+            checkpoint.
+        OSError
+            Before training begins, if a checkpoint cannot be written.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the fit was interrupted; the model is usable.
         """
         check_parameters(self)
         self._forget()
         device = resolve_device(self.device)
         X, given = check_fit_data(self, X, y)
+        choose_concentrations(self)
         keep = self.train_mask_
         inputs = X if keep.all() else X[keep]
-        random_state = check_random_state(self.random_state)
-        seed = int(random_state.randint(np.iinfo(np.int32).max))
+        checkpoint = open_checkpoint(
+            self, inputs, given[keep], self._draw_seeds(), device
+        )
+        seed, refit_seed = checkpoint.seeds
 
         self._encoder = _copy_encoder(self.encoder, device)
         rows, features = training_rows(self, inputs, device)
         codes = torch.from_numpy(given[keep]).to(device)
         trained = self._encoder if self.train_encoder else None
         n_classes = len(self.classes_)
-        net = fit_em(self, rows, features, codes, n_classes, seed, encoder=trained)
-        publish_fit(self, net, inputs, given)
+        net = fit_em(self, rows, features, codes, n_classes, seed, trained, checkpoint)
+        if publish_fit(self, net, inputs, given, refit_seed):
+            checkpoint.remove()
+        else:
+            warnings.warn(_INTERRUPTED, ConvergenceWarning, stacklevel=2)
         return self
+
+    def _draw_seeds(self):
+        """Of the training and of the refit; an integer gives both the same one."""
+        return [
+            int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+            for _ in range(2)
+        ]
 
     def _forget(self):
         """Drop what an earlier fit left: a fit that fails must not keep half of it."""
@@ -400,9 +480,9 @@ class VIBEClassifier(
         Returns
         -------
         ndarray of float32 or float64 of shape (n_samples, n_features_out)
-            float64 only where X is float64 and there is no encoder.
+            In float64 only where X is float64 and there is no encoder.
         """
-        return unit_features(self, check_predict_data(self, X))
+        return latent_features(self, check_predict_data(self, X))
 
     def fit_transform(self, X, y=None, **fit_params):
         """Fit, then return the unit feature vectors of the rows given.
@@ -429,8 +509,8 @@ class VIBEClassifier(
             allow_nd=self.encoder is not None,
         )
         if self.train_mask_.all():
-            return unit_features(self, X)
-        kept = unit_features(self, X[self.train_mask_])
+            return latent_features(self, X)
+        kept = latent_features(self, X[self.train_mask_])
         features = np.full((len(X), kept.shape[1]), np.nan, dtype=kept.dtype)
         features[self.train_mask_] = kept
         return features

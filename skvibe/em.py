@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from skorch import NeuralNetClassifier
 
+from skvibe._checkpoint import Checkpoint
 from skvibe._progress import Progress
+from skvibe._training_state import capture_training, order_state, resume_training
 from skvibe.posteriors import (
     clean_log_posterior,
     corrupted_log_posterior,
@@ -101,11 +103,14 @@ class VIBEModule(torch.nn.Module):
 class EMState:
     """What the E-steps know; lives as long as the training does.
 
-    ``labels`` and ``responsibilities`` are indexed by original row number.
+    ``labels`` and ``responsibilities`` are indexed by original row number. ``order``
+    and ``losses`` are of the epoch under way: the state of the generator before it
+    drew the order of the batches, and the losses of the batches made.
     """
 
     X: torch.Tensor | np.ndarray
     given: torch.Tensor
+    checkpoint: Checkpoint
     iteration: int = 0
     calm_e_steps: int = 0
     finished: bool = False
@@ -115,6 +120,12 @@ class EMState:
     potentials: Any = None
     lower_bounds: list = field(default_factory=list)
     label_changes: list = field(default_factory=list)
+    order: torch.Tensor | None = None
+    losses: list = field(default_factory=list)
+
+    def interrupt(self):
+        """Somebody ended the fit: whatever is known, it is not final."""
+        self.finished = self.converged = False
 
 
 class VIBENet(NeuralNetClassifier):
@@ -128,7 +139,7 @@ class VIBENet(NeuralNetClassifier):
     *args, **kwargs
         Of `skorch.NeuralNetClassifier`.
     lam, nu, corrupted_posterior, pseudo_labels, solver : see `VIBEClassifier`
-    max_iter, e_step_period, tol, chunk_size : see `VIBEClassifier`
+    first_e_step, max_iter, e_step_period, tol, chunk_size : see `VIBEClassifier`
     em_verbose : int, default=0
         1 prints a line for each E-step.
     """
@@ -143,6 +154,7 @@ class VIBENet(NeuralNetClassifier):
         solver="torch",
         max_iter=1000,
         e_step_period=20,
+        first_e_step="joint",
         em_tol=1e-3,
         chunk_size=4096,
         em_verbose=0,
@@ -155,6 +167,7 @@ class VIBENet(NeuralNetClassifier):
         self.solver = solver
         self.max_iter = max_iter
         self.e_step_period = e_step_period
+        self.first_e_step = first_e_step
         self.em_tol = em_tol
         self.chunk_size = chunk_size
         self.em_verbose = em_verbose
@@ -165,7 +178,11 @@ class VIBENet(NeuralNetClassifier):
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         super().on_train_begin(net, X=X, y=y, **kwargs)
         # Rows may be memory-mapped; what is known of them is on the device.
-        self.em_ = EMState(X=X["X"], given=torch.as_tensor(y).to(self.device))
+        self.em_ = EMState(
+            X=X["X"],
+            given=torch.as_tensor(y).to(self.device),
+            checkpoint=getattr(self, "_checkpoint", None) or Checkpoint([]),
+        )
         self._progress = Progress("EM", self.max_iter, enabled=self.em_verbose > 0)
 
     def on_epoch_begin(self, net, **kwargs):
@@ -183,11 +200,18 @@ class VIBENet(NeuralNetClassifier):
         """
         if iterator is None:
             return
-        losses = []
-        for batch in iterator:
+        batches = self._begin_epoch(iterator) if training else iterator
+        losses = self.em_.losses if training else []
+        for batch in batches:
+            if training and self.em_.checkpoint.is_due(self.em_.iteration):
+                self.em_.checkpoint.keep(capture_training(self))
             if training and self._e_step_is_due():
                 self.e_step()
             if training and self.em_.finished:
+                if not losses:
+                    # An epoch without a batch is none: scores of it do not exist.
+                    self.history.pop()
+                    raise KeyboardInterrupt
                 break
             self.notify("on_batch_begin", batch=batch, training=training)
             step = step_fn(batch, **fit_params)
@@ -198,6 +222,14 @@ class VIBENet(NeuralNetClassifier):
         if losses:
             self._record_losses(prefix, torch.stack(losses).tolist())
         self.history.record(prefix + "_batch_count", len(losses))
+
+    def _begin_epoch(self, iterator):
+        """Batches of an epoch of training, or those that a resumed one has left."""
+        resumed = self.em_.checkpoint.begin_training()
+        if resumed is not None:
+            return resume_training(self, resumed, iterator)
+        self.em_.order, self.em_.losses = order_state(iterator), []
+        return iterator
 
     def _record_losses(self, prefix, losses):
         rows = [
@@ -235,8 +267,10 @@ class VIBENet(NeuralNetClassifier):
     def e_step(self):
         """Solve the transport problem for the clean labels of all rows."""
         state = self.em_
-        # At the very first E-step the corrupted posterior is taken constant.
-        log_p = self.log_joint(with_corrupted=state.labels is not None)
+        # The paper takes the corrupted posterior constant at the very first E-step;
+        # where classes overlap most labels then change at once, and never come back.
+        with_corrupted = state.labels is not None or self.first_e_step == "joint"
+        log_p = self.log_joint(with_corrupted)
         result = self._solve(log_p)
         self._update_state(log_p, result)
         self._progress.update(

@@ -633,10 +633,11 @@ def test_net_parameters_change_the_fit():
     plain = quick(max_iter=20).fit(X, y).prototypes_
     other = quick(max_iter=20).set_params(optimizer__momentum=0.0).fit(X, y)
     assert not np.array_equal(other.prototypes_, plain)
+    # Adam takes no momentum: SGD's default does not get in its way, one given does.
     adam = quick(max_iter=20, net_params={"optimizer": torch.optim.Adam})
+    assert not np.array_equal(adam.fit(X, y).prototypes_, plain)
     with pytest.raises(TypeError, match="momentum"):
-        # The defaults are those of SGD.
-        adam.fit(X, y)
+        adam.set_params(optimizer__momentum=0.5).fit(X, y)
 
 
 @pytest.mark.parametrize("name", ["kapa", "module_", "optimiser__momentum"])
