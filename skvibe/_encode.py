@@ -33,13 +33,15 @@ def encode_rows(encoder, X, batch_rows=_BATCH_ROWS):
         parts = []
         for start in range(0, len(X), batch_rows):
             batch = X[start : start + batch_rows]
-            batch = batch.astype(float_dtype(batch.dtype), copy=False)
-            part = np.asarray(encode(batch))
-            if part.ndim == 0 or len(part) != len(batch):
+            # A copy: an encoder may work in place.
+            part = np.asarray(encode(batch.astype(float_dtype(batch.dtype))))
+            if part.ndim == 0 or len(part) != len(batch) or part.size == 0:
                 raise ValueError(
                     f"encoder must return one row per row given: {len(batch)} rows in, "
                     f"shape {part.shape} out."
                 )
+            if part.dtype.kind not in "fiub":
+                raise TypeError(f"encoder must return numbers, got {part.dtype}.")
             parts.append(part.reshape(len(part), -1))
     finally:
         restore()
@@ -78,7 +80,13 @@ def _open_module(module, torch):
         if weight is not None:
             rows = rows.to(weight.device, weight.dtype)
         with torch.no_grad():
-            return module(rows).detach().float().cpu().numpy()
+            output = module(rows)
+        if not isinstance(output, torch.Tensor) or output.is_complex():
+            raise TypeError(
+                "encoder must return a tensor of real features, got "
+                f"{type(output).__name__}."
+            )
+        return output.float().cpu().numpy()
 
     def restore():
         for part, training in modes:

@@ -12,6 +12,7 @@ from skvibe.posteriors import (
     poison_score_from_log_posterior,
     unit_rows,
 )
+from skvibe.whitening import Whitening
 
 _CHUNK = 4096
 
@@ -46,8 +47,9 @@ def log_posterior(vibe, X):
             features = unit_rows(torch.from_numpy(np.array(block, dtype=float)))
         else:
             features = encode_inputs(vibe, block, _device(vibe)).cpu().double()
+        features = _whitened(vibe, features)
         cosines = features @ prototypes.T
-        blocks.append(clean_log_posterior(cosines, log_prior, vibe.kappa))
+        blocks.append(clean_log_posterior(cosines, log_prior, vibe.kappa_))
     return torch.cat(blocks).numpy()
 
 
@@ -65,6 +67,19 @@ def unit_features(vibe, X):
     return encode_inputs(vibe, X, _device(vibe)).cpu().numpy()
 
 
+def latent_features(vibe, X):
+    """Unit vectors of the space in which the prototypes lie, of validated rows."""
+    return _whitened(vibe, torch.from_numpy(unit_features(vibe, X))).numpy()
+
+
+def _whitened(vibe, features):
+    if vibe.whitening_mean_ is None:
+        return features
+    # Copies: loaded with a memory map, the arrays are read-only.
+    parts = (vibe.whitening_mean_, vibe.whitening_directions_, vibe.whitening_scales_)
+    return Whitening(*(torch.from_numpy(np.array(part)) for part in parts))(features)
+
+
 @torch.no_grad()
 def encode_inputs(vibe, X, device):
     """Unit features of encoder inputs, batch by batch, in evaluation mode."""
@@ -74,9 +89,29 @@ def encode_inputs(vibe, X, device):
     for start in range(0, len(X), vibe.batch_size):
         rows = np.array(X[start : start + vibe.batch_size])
         batch = torch.from_numpy(rows).to(device).float()
-        blocks.append(unit_rows(torch.flatten(vibe._encoder(batch), start_dim=1)))
+        blocks.append(unit_rows(_checked_features(vibe._encoder(batch), len(rows))))
     vibe._encoder.train(was_training)
     return torch.cat(blocks)
+
+
+def _checked_features(output, n_rows):
+    """What an encoder returned for a batch, as a float matrix, or an error in words."""
+    right = isinstance(output, torch.Tensor) and output.ndim > 1
+    if not right or len(output) != n_rows or not output.numel() or output.is_complex():
+        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output)
+        raise ValueError(
+            "encoder must return a tensor with one row of real features per row "
+            f"given: {n_rows} rows in, {got} out."
+        )
+    features = torch.flatten(output, start_dim=1)
+    if not features.is_floating_point() or features.itemsize != 4:
+        features = features.float()
+    if not torch.isfinite(features).all():
+        raise ValueError(
+            "encoder returned NaN or infinity for some rows: check its weights and "
+            "the scale of X."
+        )
+    return features
 
 
 def _device(vibe):

@@ -40,6 +40,8 @@ def validate_images(estimator, X, *, fitting):
             f"width[, channels]); got an array of {X.ndim} dimensions. Use "
             "X.reshape(-1, height, width) for rows of pixels."
         )
+    if X.size == 0:
+        raise ValueError(f"Images must have pixels; got an array of shape {X.shape}.")
     X = _narrow(X)
     if fitting and X.dtype == np.float32:
         removed = find_removed(X)
@@ -62,4 +64,11 @@ def _narrow(X):
         return X
     if X.dtype.kind in "iub" and X.min() >= 0 and X.max() <= 255:
         return X.astype(np.uint8)
-    return X.astype(np.float32)
+    with np.errstate(over="ignore"):
+        narrow = X.astype(np.float32)
+    if X.dtype.kind == "f" and (np.isinf(narrow) & np.isfinite(X)).any():
+        raise ValueError(
+            "X holds values too large for float32. Scale images to [0, 1] or give "
+            "them as uint8."
+        )
+    return narrow

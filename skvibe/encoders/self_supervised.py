@@ -175,6 +175,7 @@ class SelfSupervisedEncoder(
             encoder = net.module_.encoder
             if self.recalibrate:
                 recalibrate_batch_norm(encoder, self._batches(images, device))
+        _check_finite_training(net.loss_curve_, encoder)
         self.encoder_ = encoder.eval()
         self.loss_curve_ = np.array(net.loss_curve_)
         self.images_per_second_ = net.images_per_second_
@@ -205,7 +206,13 @@ class SelfSupervisedEncoder(
                 torch.flatten(self.encoder_(batch), start_dim=1).float().cpu()
                 for batch in self._batches(images, device)
             ]
-        return torch.cat(blocks).numpy()
+        features = torch.cat(blocks).numpy()
+        if not np.isfinite(features).all():
+            raise ValueError(
+                "The features of some images are not finite: check their scale, which "
+                "should be that of the images given to fit."
+            )
+        return features
 
     def _check_params(self):
         named = isinstance(self.encoder, (str, torch.nn.Module))
@@ -303,6 +310,16 @@ class SelfSupervisedEncoder(
         tags.input_tags.sparse = False
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+def _check_finite_training(losses, encoder):
+    """Raise if training diverged, rather than keep an encoder that returns NaN."""
+    finite = all(torch.isfinite(w).all() for w in encoder.state_dict().values())
+    if not (np.isfinite(losses).all() and finite):
+        raise ValueError(
+            "Training diverged: the loss or the encoder's weights are no longer "
+            "finite. Lower lr, raise temperature, or scale the images to [0, 1]."
+        )
 
 
 def _keep_random_state(device):
