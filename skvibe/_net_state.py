@@ -64,7 +64,7 @@ def restore_net(settings, description, encoder=None):
             "module__corrupted": weights["corrupted"],
             "module__log_prior": weights.get("fixed_log_prior"),
             "module__theta": weights.get("theta"),
-            "module__kappa": float(settings.kappa),
+            "module__kappa": settings.kappa_,
             "module__prior_temperature": float(settings.prior_temperature),
             "module__encoder": encoder,
             "module__augment": None,
