@@ -474,9 +474,23 @@ def test_accelerators_fixed_places_give_the_same_sums(n_classes, monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_agrees_and_never_waits_within_a_pass():
+def test_cuda_agrees_and_never_waits_within_a_pass(monkeypatch):
+    from skvibe._row_sweep import _Pass
+
+    add = _Pass.add
+
+    def strict_add(self, block, labels=None):
+        if not self.sums:
+            self._start(block.device)  # takes the potentials to the device
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            add(self, block, labels)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
     log_p, prior = torch.from_numpy(posterior(50_000, 100)), soft_prior(100)
     host = solve_transport(log_p, prior, tol=1e-9)
+    monkeypatch.setattr(_Pass, "add", strict_add)
     device = solve_transport(log_p.cuda(), prior, tol=1e-9)
     assert device.labels.is_cuda
     assert device.converged
