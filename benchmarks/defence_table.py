@@ -34,6 +34,7 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from skvibe.metrics import attack_success_rate
+from skvibe.verdict import fill_clean_labels, merge_poison_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -60,22 +61,22 @@ def _skvibe(*steps):
     """A method that fits skvibe's estimators, all at their defaults."""
 
     def run(X, y, *, rate, seed):
-        seconds, notes, fitted = 0.0, set(), []
+        seconds, notes, fitted, after = 0.0, set(), [], X
         for name, maker in steps:
-            key = (name, np.isnan(X[:, 0]).tobytes())
+            key = (name, np.isnan(after[:, 0]).tobytes())
             if key not in _FITTED:
                 estimator = maker()(random_state=seed)
-                _FITTED[key] = (estimator, *_timed(_fit_step, estimator, X, y))
-            estimator, (X, messages), took = _FITTED[key]
+                _FITTED[key] = (estimator, *_timed(_fit_step, estimator, after, y))
+            estimator, (after, messages), took = _FITTED[key]
             fitted.append((name, estimator))
             seconds += took
             notes |= messages
-        vibe = fitted[-1][1]
+        pipeline, vibe = Pipeline(fitted), fitted[-1][1]
         return peers.Outcome(
-            Pipeline(fitted),
-            vibe.poison_scores_,
+            pipeline,
+            merge_poison_scores(pipeline),
             (vibe.clean_labels_ != y) | ~vibe.train_mask_,
-            vibe.clean_labels_,
+            fill_clean_labels(pipeline, X),
             tuple(sorted(notes)),
             seconds,
         )

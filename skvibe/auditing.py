@@ -19,6 +19,7 @@ from skvibe._version import __version__
 from skvibe.audit_evidence import nearest_trusted
 from skvibe.report.plain_values import count_values, csv_cell, plain_value
 from skvibe.suspect_groups import find_groups
+from skvibe.verdict import merge_poison_scores
 
 ACTIONS = ("keep", "relabel", "drop", "review")
 # Odds of nine to one for another label: below that a person should look.
@@ -146,7 +147,7 @@ def default_pipeline(*, random_state=0, verbose=0):
     from skvibe.trigger_filter import TriggerFilter
 
     off_manifold = OffManifoldFilter(random_state=random_state, verbose=verbose)
-    trigger = TriggerFilter(random_state=random_state)
+    trigger = TriggerFilter(random_state=random_state, verbose=verbose)
     vibe = VIBEClassifier(random_state=random_state, verbose=verbose)
     return Pipeline(
         [("off_manifold", off_manifold), ("trigger", trigger), ("vibe", vibe)]
@@ -185,13 +186,17 @@ class Audit:
     given_labels : ndarray of shape (n_samples,)
         Labels given.
     clean_labels : ndarray of shape (n_samples,)
-        Labels inferred in training; removed rows keep the label given.
+        Labels inferred in training; for removed rows, which had no part in it, the
+        predicted ones.
     predicted_labels : ndarray of shape (n_samples,)
         What the classifier predicts for each row, removed rows included.
     poison_scores : ndarray of shape (n_samples,)
-        In [0, 1], higher is more suspect; 1 for removed rows.
+        In [0, 1], higher is more suspect; 1 for removed rows. Of all steps together,
+        see :func:`skvibe.verdict.merge_poison_scores`.
     removed_by : ndarray of str of shape (n_samples,)
         Class name of the filter that removed the row, or "".
+    undecided : ndarray of bool of shape (n_samples,)
+        Rows about which `TriggerFilter` cannot decide.
     nearest_trusted_rows : ndarray of int64 of shape (n_samples,)
         For suspect rows the most similar trusted row (cosine), else -1.
     actions : ndarray of str of shape (n_samples,)
@@ -254,10 +259,14 @@ class Audit:
         self.threshold = threshold
         self._X, self._text, self._images = X, text, images
         self.given_labels = y
-        self.clean_labels = vibe.clean_labels_
         self.predicted_labels = vibe.predict(inputs)
-        self.poison_scores = vibe.poison_scores_
+        # As `skvibe.verdict.fill_clean_labels`, without predicting twice.
+        self.clean_labels = np.where(
+            vibe.train_mask_, vibe.clean_labels_, self.predicted_labels
+        )
+        self.poison_scores = merge_poison_scores(estimator)
         self.removed_by = _removed_by(estimator, vibe)
+        self.undecided = _undecided(estimator, vibe)
         self.actions = _suggest(self, threshold)
         self.is_suspect = self.actions != "keep"
 
@@ -349,6 +358,8 @@ class Audit:
             if predicted != self.given_labels[i]:
                 text += f"; the classifier sees {predicted}"
             return text
+        if self.undecided[i]:
+            return "in a group that may be poison from one class, or a sub-topic"
         if predicted == self.given_labels[i]:
             return f"score {score:.2f} is above the threshold"
         return f"looks like {predicted} (score {score:.2f})"
@@ -521,6 +532,16 @@ def _removed_by(estimator, vibe):
             names[mask & (names == "")] = type(step).__name__
     names[~vibe.train_mask_ & (names == "")] = "an earlier step"
     return names.astype(str)
+
+
+def _undecided(estimator, vibe):
+    """Rows that a filter calls undecided."""
+    mask = np.zeros(len(vibe.train_mask_), dtype=bool)
+    for _, step in getattr(estimator, "steps", []):
+        of_step = getattr(step, "undecided_mask_", None)
+        if of_step is not None and len(of_step) == len(mask):
+            mask |= of_step
+    return mask
 
 
 def _suggest(self, threshold):

@@ -4,7 +4,7 @@ Poison that comes from one class only is one cloud under the target's label, and
 a natural sub-topic. Three signs set it apart in practice, none of them proves it: the
 cloud lies at the source's place in the direction between the two classes, away from
 every class in some other direction, and it scatters as the rows of the source do, not
-as those of the label it was given.
+as those of the label it was given, nor as narrowly as a template does.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,10 @@ from skvibe.triggers import REACH, suspicion
 PLACE = (0.7, 1.4)
 # The same for the scatter of its rows, measured by log-density ratios.
 LIKENESS = 0.8
-# A covariance of fewer rows says little, and a style of few rows is too easily alike.
-LEAST_GROUP = 40
+# Texts made from one template scatter less than this share of the source's rows.
+SIZE = 0.55
+# The scatter of fewer rows says little.
+LEAST_GROUP = 30
 _CLUSTERS = (3, 6)
 _N_DIRECTIONS = 10
 _MOST_ROWS = 1000
@@ -43,6 +45,8 @@ class OneSourceGroup:
         Where the group lies between its class's other rows (0) and the source (1).
     likeness : float
         Whether its rows scatter as the class's other rows (0) or as the source's (1).
+    size : float
+        Their mean squared deviation in units of the source's.
     shift : ndarray of shape (n_features,)
         Displacement of the group from the source's mean.
     """
@@ -52,6 +56,7 @@ class OneSourceGroup:
     rows: np.ndarray
     place: float
     likeness: float
+    size: float
     shift: np.ndarray
 
 
@@ -66,7 +71,7 @@ def one_source_groups(X, y, classes, *, least=LEAST_GROUP, n_folds=5, seed=0):
         Codes 0 .. K-1, each present.
     classes : sequence of int
         The given labels to be looked at.
-    least : int, default=40
+    least : int, default=30
         Smallest group.
     n_folds : int, default=5
         Folds of the cross-fitting.
@@ -76,7 +81,7 @@ def one_source_groups(X, y, classes, *, least=LEAST_GROUP, n_folds=5, seed=0):
     Returns
     -------
     list of OneSourceGroup
-        At most one for each class, of at most half of its rows.
+        Each of at most half of the rows of its class, no two with a row in common.
 
     Examples
     --------
@@ -110,14 +115,16 @@ def _of_class(X, y, k, least, n_folds, seed):
         if placed is None:
             continue
         source, place = placed
-        likeness = scatter_likeness(
-            X[members[group]], X[y == source], X[members[~group]], seed=seed
-        )
-        if likeness is None or likeness < LIKENESS:
+        rest, of_source = X[members[~group]], X[y == source]
+        rows = X[members[group]]
+        likeness, size = scatter_likeness(rows, of_source, rest, seed=seed)
+        if likeness < LIKENESS or size < SIZE:
             continue
-        shift = X[members[group]].mean(axis=0) - X[y == source].mean(axis=0)
+        shift = rows.mean(axis=0) - of_source.mean(axis=0)
         found.append(
-            OneSourceGroup(int(k), int(source), members[group], place, likeness, shift)
+            OneSourceGroup(
+                int(k), int(source), members[group], place, likeness, size, shift
+            )
         )
     return sorted(found, key=lambda g: -g.likeness)
 
@@ -215,8 +222,11 @@ def scatter_likeness(group, source, rest, *, seed=0):
 
     Returns
     -------
-    float or None
-        None where the two covariances cannot be told apart.
+    likeness : float
+        Minus infinity where the two covariances cannot be told apart.
+    size : float
+        Mean squared deviation of the rows in the metric of ``source``, over that of
+        its other half.
 
     Examples
     --------
@@ -225,28 +235,31 @@ def scatter_likeness(group, source, rest, *, seed=0):
     >>> rng = np.random.default_rng(0)
     >>> wide, tall = [3, 1], [1, 3]
     >>> source, rest = (rng.normal(size=(400, 2)) * s for s in (wide, tall))
-    >>> group = rng.normal(size=(200, 2)) * wide + 50
-    >>> round(scatter_likeness(group, source, rest))
-    1
+    >>> group = rng.normal(size=(200, 2)) * wide / 2 + 50
+    >>> likeness, size = scatter_likeness(group, source, rest)
+    >>> round(likeness), round(size, 1)
+    (1, 0.3)
     """
     rng = np.random.default_rng(seed)
     half = min(len(source), len(rest), 2 * _MOST_ROWS) // 2
     if half < 10:
-        return None
+        return -np.inf, 0.0
     source = source[rng.permutation(len(source))]
     rest = rest[rng.permutation(len(rest))]
-    densities = [_CentredNormal(part[:half]) for part in (source, rest)]
+    laws = [_CentredNormal(part[:half]) for part in (source, rest)]
 
     def difference(rows):
-        of_source, of_rest = (density.log_density(rows) for density in densities)
+        of_source, of_rest = (law.log_density(rows)[0] for law in laws)
         return of_source - of_rest
 
     ends = [difference(part[half : 2 * half]) for part in (rest, source)]
     span = ends[1].mean() - ends[0].mean()
     noise = np.sqrt(sum(end.var() / len(end) for end in ends))
     if span <= 4 * noise:
-        return None
-    return float((difference(group).mean() - ends[0].mean()) / span)
+        return -np.inf, 0.0
+    likeness = (difference(group).mean() - ends[0].mean()) / span
+    scales = [laws[0].log_density(rows)[1] for rows in (group, source[half : 2 * half])]
+    return float(likeness), float(scales[0] / scales[1])
 
 
 class _CentredNormal:
@@ -260,11 +273,13 @@ class _CentredNormal:
         self.log_root = np.log(np.diag(self.factor)).sum()
 
     def log_density(self, rows):
-        """Of rows about their own mean, at the scale that suits them best."""
+        """Of rows about their own mean, at the scale that suits them; the scale."""
         rows = np.asarray(rows, dtype=np.float64)
         standard = solve_triangular(
             self.factor, (rows - rows.mean(axis=0)).T, lower=True
         )
         lengths, d = np.square(standard).sum(axis=0), rows.shape[1]
-        scale = max(lengths.mean() / d, 1e-12)
-        return -0.5 * lengths / scale - 0.5 * d * np.log(scale) - self.log_root
+        # The mean is the rows' own: one degree of freedom less.
+        scale = max(lengths.sum() / d / max(len(rows) - 1, 1), 1e-12)
+        density = -0.5 * lengths / scale - 0.5 * d * np.log(scale) - self.log_root
+        return density, scale

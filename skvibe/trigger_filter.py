@@ -8,13 +8,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skvibe._checks import check_integer, check_real
+from skvibe._checks import check_integer, check_option, check_real
+from skvibe._progress import Progress
 from skvibe._removed_rows import (
     check_finite_rows,
     find_removed,
     float_dtype,
     mark_removed,
 )
+from skvibe.one_source import LEAST_GROUP, one_source_groups
 from skvibe.triggers import search_triggers, shifted_posterior
 
 
@@ -41,8 +43,14 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     max_removed : float, default=0.3
         Largest share of rows that may be removed. If more rows are suspect nothing
         is removed, with a warning.
+    undecided : {"warn", "remove", "ignore"}, default="warn"
+        What happens to a group that may be poison from one source class or a natural
+        sub-topic (with two classes poison can be nothing else). "warn" keeps the
+        rows and warns, "remove" removes them, "ignore" does not look for them.
     random_state : int, RandomState instance or None, default=None
         Draws the folds of the cross-fitting. An int makes the result reproducible.
+    verbose : int, default=0
+        1 prints how far the search is and what it found.
 
     Attributes
     ----------
@@ -54,6 +62,13 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     scores_ : ndarray of shape (n_samples,)
         In [0, 1], higher is more suspect: posterior that the row belongs to another
         class and was moved by a trigger, times one minus the p-value of its class.
+        Undecided rows have 0.5 at least.
+    undecided_mask_ : ndarray of bool of shape (n_samples,)
+        Rows of groups about which the features cannot decide.
+    undecided_classes_ : ndarray
+        Given labels that have such a group.
+    undecided_sources_ : ndarray
+        For each of them the class its rows would come from.
     p_values_ : ndarray of shape (n_classes,)
         Corrected for the number of classes; in the order of `classes_`.
     statistics_ : ndarray of shape (n_classes,)
@@ -72,7 +87,10 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Notes
     -----
     Only `fit_transform` marks rows (NaN in every feature); `transform` is the
-    identity. With two classes there is one source only and the test has no power.
+    identity. Poison that comes from one class only is one cloud under the target's
+    label, like a natural sub-topic: the test has no power there. A group that
+    lies and scatters like moved rows of one other class is therefore reported as
+    *undecided*; see :func:`skvibe.one_source.one_source_groups`.
 
     References
     ----------
@@ -105,13 +123,17 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         min_samples=100,
         min_class_size=10,
         max_removed=0.3,
+        undecided="warn",
         random_state=None,
+        verbose=0,
     ):
         self.alpha = alpha
         self.min_samples = min_samples
         self.min_class_size = min_class_size
         self.max_removed = max_removed
+        self.undecided = undecided
         self.random_state = random_state
+        self.verbose = verbose
 
     def fit(self, X, y):
         """Search every given class for rows moved by a trigger.
@@ -204,6 +226,7 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         min_samples = check_integer("min_samples", self.min_samples, 1)
         min_class_size = check_integer("min_class_size", self.min_class_size, 2)
         max_removed = check_real("max_removed", self.max_removed, 0, 1)
+        check_option("undecided", self.undecided, ("warn", "remove", "ignore"))
         X, y = validate_data(self, X, y, ensure_all_finite=False)
         check_classification_targets(y)
         gone = find_removed(X)
@@ -216,19 +239,32 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.p_values_ = np.ones(len(self.classes_))
         self.suspect_classes_ = self.classes_[:0]
         self.directions_ = np.zeros((0, X.shape[1]))
+        self.undecided_mask_ = np.zeros(len(X), dtype=bool)
+        self.undecided_classes_ = self.undecided_sources_ = self.classes_[:0]
         kept = np.flatnonzero(~gone)
         present, kept_codes = np.unique(codes[kept], return_inverse=True)
         if self._can_search(len(kept), len(present), min_samples):
-            found = self._search(X[kept], kept_codes, min_class_size, seed)
-            self._decide(found, kept, present, kept_codes, alpha, max_removed)
+            standard = self._standardise(X[kept])
+            found = self._search(standard, kept_codes, alpha, min_class_size, seed)
+            suspect = found.p_values < alpha
+            moved = np.clip(found.moved, 0.0, 1.0)
+            self._publish(found, suspect, moved, kept, present, kept_codes)
+            remove = suspect[kept_codes] & (moved > 0.5)
+            if self.undecided != "ignore":
+                remove |= self._look_for_undecided(
+                    standard, kept_codes, suspect, remove, kept, present, seed
+                )
+            self._remove(remove, kept, present, kept_codes, max_removed)
         self.support_ = np.flatnonzero(~self.removed_mask_)
         self.n_removed_ = int(self.removed_mask_.sum())
+        done = Progress("trigger filter, rows removed", len(X), self.verbose > 0)
+        done.update(self.n_removed_, undecided=self.undecided_mask_.sum())
         return X
 
     def _can_search(self, n_rows, n_classes, min_samples):
         if n_rows < min_samples:
             warnings.warn(
-                f"TriggerFilter removes nothing: {n_rows} rows are fewer than "
+                "TriggerFilter removes nothing: there are fewer rows than "
                 f"min_samples={min_samples}.",
                 UserWarning,
                 stacklevel=4,
@@ -236,7 +272,7 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             return False
         return n_classes > 1
 
-    def _search(self, X, codes, min_class_size, seed):
+    def _standardise(self, X):
         X = np.asarray(X, dtype=np.float64)
         # By the largest entry first: squares of very large or small ones leave the
         # range of floats.
@@ -247,8 +283,16 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         scale = scaled.std(axis=0)
         # What rounding leaves of a constant feature is no spread.
         self._scale = np.where(scale > 1e-10 * np.abs(self._offset), scale, 1.0)
+        return self._standard(X)
+
+    def _search(self, standard, codes, alpha, min_class_size, seed):
         found = search_triggers(
-            self._standard(X), codes, min_class_size=min_class_size, seed=seed
+            standard,
+            codes,
+            min_class_size=min_class_size,
+            alpha=alpha,
+            seed=seed,
+            verbose=self.verbose,
         )
         self._means, self._whiten = found.means, found.whiten
         return found
@@ -258,39 +302,77 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         scaled = np.asarray(X, dtype=np.float64) / self._magnitude
         return ((scaled - self._offset) / self._scale).astype(np.float32)
 
-    def _decide(self, found, kept, present, codes, alpha, max_removed):
-        p_values = found.p_values
+    def _publish(self, found, suspect, moved, kept, present, codes):
         self.statistics_[present] = found.statistics
-        self.p_values_[present] = p_values
-        moved = np.clip(found.moved, 0.0, 1.0)
-        self.scores_[kept] = moved * (1 - p_values[codes])
-        suspect = p_values < alpha
-        remove = suspect[codes] & (moved > 0.5)
+        self.p_values_[present] = found.p_values
+        self.scores_[kept] = moved * (1 - found.p_values[codes])
         self.suspect_classes_ = self.classes_[present[suspect]]
         shifts = (found.shifts @ found.unwhiten)[suspect]
         self.directions_ = shifts * self._scale * self._magnitude
+
+    def _look_for_undecided(
+        self, standard, codes, suspect, remove, kept, present, seed
+    ):
+        """Publish undecided groups; the rows of them to be removed."""
+        rest = np.flatnonzero(~remove)
+        groups = one_source_groups(
+            standard[rest],
+            codes[rest],
+            np.flatnonzero(~suspect),
+            least=max(LEAST_GROUP, self.min_class_size),
+            seed=seed,
+        )
+        also = np.zeros(len(kept), dtype=bool)
+        for group in groups:
+            also[rest[group.rows]] = True
+        labels = self.classes_[present[[group.label for group in groups]]]
+        self.undecided_mask_[kept] = also
+        self.undecided_classes_ = labels
+        self.undecided_sources_ = self.classes_[
+            present[[group.source for group in groups]]
+        ]
+        self.scores_[kept[also]] = np.maximum(self.scores_[kept[also]], 0.5)
+        if self.undecided == "remove":
+            shifts = [group.shift * self._scale * self._magnitude for group in groups]
+            self.suspect_classes_ = np.concatenate([self.suspect_classes_, labels])
+            self.directions_ = np.vstack([self.directions_, *shifts])
+            return also
+        if groups:
+            warnings.warn(
+                "TriggerFilter cannot decide about a group of rows labelled "
+                f"{labels.tolist()}: poison from one other class would look like it, "
+                "and so could a natural sub-topic. It keeps these rows. Look at them "
+                "(undecided_mask_) and set undecided='remove' or 'ignore'.",
+                UserWarning,
+                stacklevel=5,
+            )
+        return np.zeros(len(kept), dtype=bool)
+
+    # The texts of warnings hold no counts: in a search over folds the same text is
+    # shown once by Python's default filter.
+    def _remove(self, remove, kept, present, codes, max_removed):
         if remove.sum() > max_removed * len(kept):
             warnings.warn(
-                f"TriggerFilter found {remove.sum()} of {len(kept)} rows suspect, "
-                f"more than max_removed={max_removed}, and removes none of them. "
-                "Look at suspect_classes_ and scores_, or raise max_removed.",
+                f"TriggerFilter found more than max_removed={max_removed} of the rows "
+                "suspect and removes none of them. Look at suspect_classes_ and "
+                "scores_, or raise max_removed.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
             return
-        self._warn_majority(remove, codes, present, suspect)
+        self._warn_majority(remove, codes, present)
         self.removed_mask_[kept[remove]] = True
 
-    def _warn_majority(self, remove, codes, present, suspect):
+    def _warn_majority(self, remove, codes, present):
         share = np.bincount(codes, weights=remove) / np.bincount(codes)
-        majority = self.classes_[present[suspect & (share > 0.5)]]
+        majority = self.classes_[present[share > 0.5]]
         if len(majority):
             warnings.warn(
                 "TriggerFilter removes more than half of the rows labelled "
                 f"{majority.tolist()}: either poison outnumbers the class's own rows "
                 "or the label is mostly wrong. Look at these rows.",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def __sklearn_tags__(self):

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
+from skvibe._progress import Progress
 from skvibe.trigger_mixture import (
     ClassMixture,
     MixtureFit,
@@ -74,7 +75,15 @@ class TriggerSearch:
 
 
 def search_triggers(
-    X, y, *, min_class_size=10, n_rounds=3, n_folds=5, alpha=0.05, seed=0
+    X,
+    y,
+    *,
+    min_class_size=10,
+    n_rounds=3,
+    n_folds=5,
+    alpha=0.05,
+    seed=0,
+    verbose=0,
 ):
     """Fit, for every given class, the trigger model and its natural rivals.
 
@@ -96,13 +105,15 @@ def search_triggers(
         posteriors sharper.
     seed : int, default=0
         Draws the folds.
+    verbose : int, default=0
+        1 prints each class of each round.
 
     Returns
     -------
     TriggerSearch
         Posteriors, displacements and corrected p-values.
     """
-    state = _Search(X, y, min_class_size, n_folds, seed)
+    state = _Search(X, y, min_class_size, n_folds, seed, verbose)
     state.run(n_rounds)
     found = state.result()
     swapped = state.swapped() if found.p_values.min() >= alpha else None
@@ -123,9 +134,10 @@ def search_triggers(
 class _Search:
     """Arrays shared by the rounds of one search."""
 
-    def __init__(self, X, y, min_class_size, n_folds, seed):
+    def __init__(self, X, y, min_class_size, n_folds, seed, verbose):
         self.X, self.y, self.min_class_size = X, y, min_class_size
-        self.arguments = min_class_size, n_folds, seed
+        self.arguments = min_class_size, n_folds, seed, verbose
+        self.verbose = verbose
         self.n_classes = int(y.max()) + 1
         self.counts = np.bincount(y, minlength=self.n_classes).astype(X.dtype)
         self.members = [np.flatnonzero(y == k) for k in range(self.n_classes)]
@@ -144,10 +156,13 @@ class _Search:
         self.size = np.zeros(self.n_classes)
 
     def run(self, n_rounds, first=True):
+        total = n_rounds * len(self.searched)
+        progress = Progress("trigger filter", total, enabled=self.verbose > 0)
         for round_ in range(n_rounds):
             self.whiten_again()
-            for k in self.searched:
+            for place, k in enumerate(self.searched, 1):
                 self.search_class(k, first=first and round_ == 0)
+                progress.update(round_ * len(self.searched) + place)
 
     def swapped(self):
         """A new search in which, in small classes, the group is the natural part.

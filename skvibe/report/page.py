@@ -31,8 +31,8 @@ _HOW = (
     (
         "Inferred and predicted label",
         "Inferred: found in training, from the features and the label given together; "
-        "a removed row keeps its label. Predicted: what the classifier says about the "
-        "features alone.",
+        "for a removed row, the prediction. Predicted: what the classifier says about "
+        "the features alone.",
     ),
     (
         "drop",
