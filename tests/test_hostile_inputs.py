@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.exceptions import ConvergenceWarning
 
-from skvibe import OffManifoldFilter, VIBEClassifier
+from skvibe import OffManifoldFilter, OffManifoldSampler, VIBEClassifier
 from skvibe.trigger_filter import TriggerFilter
 
 SECONDS = 120
@@ -449,3 +449,17 @@ def test_filters_refuse_in_words(kind, name):
     if fitted is not None:
         assert not fitted.removed_mask_.all()
         assert np.isfinite(rows_left(np.asarray(REFUSED[name][0], dtype=float))).all()
+
+
+@pytest.mark.parametrize("name", [*ANY, "y: strings with NUL", "y: one row in a class"])
+def test_the_sampler_returns_rows_it_was_given(name):
+    rows, given = {**RIGHT, **ANY}[name]
+    sampler = OffManifoldSampler(n_neighbors=10, random_state=0)
+    if fit(sampler, rows, given) is None:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        kept, labels = sampler.fit_resample(rows, given)
+    np.testing.assert_array_equal(kept, np.asarray(rows)[sampler.support_])
+    np.testing.assert_array_equal(labels, np.asarray(given)[sampler.support_])
+    assert len(kept) >= (1 - sampler.max_removed) * len(rows_left(rows))
