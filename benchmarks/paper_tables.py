@@ -5,10 +5,12 @@
     python benchmarks/paper_tables.py --scale gpu                 # CIFAR-10, ResNet-18
     python benchmarks/paper_tables.py --report
 
-One JSON line for each run goes to ``benchmarks/results``; runs that are there are
-skipped, and pretraining goes on from its checkpoint, so the command can be stopped and
-given again (``--minutes`` starts no run after that time). At the "cpu" scale compare
-shapes, not levels: data, encoder and budget are far smaller than the paper's.
+One JSON line for each run goes to ``benchmarks/results``; runs that are there at the
+same scale are skipped, and pretraining goes on from its checkpoint, so the command can
+be stopped and given again (``--minutes`` starts no run after that time). At the "cpu"
+scale compare shapes, not levels: data, encoder and budget are far smaller than the
+paper's. ``--scale smoke`` goes the way of "gpu" with random images and next to no
+training, to see that every run works; it needs ``--results``.
 
 Every method starts from the same encoder, pretrained without labels on the poisoned
 images, and makes the same number of SGD steps of the same size on the same augmented
@@ -18,10 +20,8 @@ images.
 
 import argparse
 import copy
-import csv
 import functools
 import json
-import os
 import time
 import warnings
 from dataclasses import asdict, dataclass
@@ -29,30 +29,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _stamp import ROOT, describe, stamp
-from paper_cells import all_rows, all_runs
-from sklearn.datasets import load_digits
+from _stamp import ROOT, stamp
+from paper_cells import all_runs
+from paper_images import TARGET, Enlarged, UnitPixels, load_images, make_attack
+from paper_report import read_lines, report
+from paper_training import train_cross_entropy
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import normalize
 
-from skvibe import OffManifoldFilter, VIBEClassifier, attacks
+from skvibe import OffManifoldFilter, VIBEClassifier
 from skvibe._device import resolve_device
 from skvibe.encoders import (
     CropFlip,
     SelfSupervisedEncoder,
     SimCLRAugmentation,
-    load_cifar10,
     make_encoder,
 )
 from skvibe.metrics import attack_success_rate
 
 RESULTS = ROOT / "benchmarks" / "results"
-TARGET = 0
-_SMALL_CLASSES = ("airplane", "automobile", "frog", "horse")
-_N_VICTIMS = 8
+_VGG_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,10 @@ class Scale:
     e_step_period: int
     batch_size: int
     lr: float
+    width: int = 32  # of the encoder's first stage
+    vgg_width: int = 8
+    attack_iterations: int = 1000
+    attack_restarts: int = 8
 
 
 SCALES = {
@@ -75,121 +77,12 @@ SCALES = {
     ("cpu", "cifar10"): Scale("cpu", "cifar10", "small", 30, 256, 900, 30, 128, 1e-2),
     # The paper's: 30,000 iterations, lr 1e-3, batch 256, E-step every 1,000.
     ("gpu", "cifar10"): Scale(
-        "gpu", "cifar10", "resnet18", 1000, 512, 30_000, 1000, 256, 1e-3
+        "gpu", "cifar10", "resnet18", 1000, 512, 30_000, 1000, 256, 1e-3, 64, 64
+    ),
+    ("smoke", "random"): Scale(
+        "smoke", "random", "resnet18", 2, 64, 6, 2, 64, 1e-3, 4, 4, 2, 1
     ),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """Clean images, and how they may be changed without changing what they show."""
-
-    X: np.ndarray
-    y: np.ndarray
-    X_test: np.ndarray
-    y_test: np.ndarray
-    source: str
-
-    @property
-    def channels(self):
-        return 1 if self.X.ndim == 3 else 3
-
-    @property
-    def colour(self):
-        return self.channels == 3
-
-
-class NotApplicable(Exception):
-    """The attack or encoder makes no sense on these images; the reason is recorded."""
-
-
-# -- data and attacks ------------------------------------------------------------------
-
-
-@functools.cache
-def load_images(scale_name, data):
-    """Clean images of a scale."""
-    if data == "digits":
-        digits = load_digits()
-        X = np.minimum(digits.images * 16, 255).astype(np.uint8)
-        X, X_test, y, y_test = train_test_split(
-            X, digits.target, test_size=0.25, stratify=digits.target, random_state=0
-        )
-        return Images(X, y, X_test, y_test, "scikit-learn's digits, 8 x 8")
-    home = os.environ.get("SKVIBE_DATA", ROOT.parent / "shared" / "data")
-    if scale_name == "gpu":
-        found = load_cifar10(home)
-        size = "32 x 32"
-    else:
-        found = load_cifar10(home, classes=_SMALL_CLASSES, n_train=4000, n_test=1000)
-        size = f"{', '.join(_SMALL_CLASSES)}, 16 x 16"
-        found.X, found.X_test = _halve(found.X), _halve(found.X_test)
-    source = f"CIFAR-10 ({found.source}), {size}"
-    return Images(found.X, found.y, found.X_test, found.y_test, source)
-
-
-def _halve(X):
-    n, height, width, channels = X.shape
-    blocks = X.reshape(n, height // 2, 2, width // 2, 2, channels)
-    return blocks.mean(axis=(2, 4)).round().astype(np.uint8)
-
-
-def make_attack(name, images, seed, bench):
-    """The attack of a run; triggers are fitted to the size of the images."""
-    small, tiny = images.X.shape[1] < 32, images.X.shape[1] < 16
-    shared = {"target": TARGET, "random_state": seed}
-    if name == "BadNets":
-        return attacks.BadNets(rate=0.1, size=2 if tiny else 3, **shared)
-    if name == "Blend":
-        return attacks.Blend(rate=0.1, alpha=0.2 if small else 0.1, **shared)
-    if name == "WaNet":
-        return attacks.WaNet(rate=0.1, **shared)
-    if name == "FTrojan" and images.colour:
-        return attacks.FTrojan(rate=0.1, **shared)
-    if name == "CTRL" and images.colour:
-        return attacks.CTRL(**shared)
-    if name in ("FTrojan", "CTRL"):
-        raise NotApplicable("the trigger lies in the colours, the images are grey")
-    if name in ("AdaptivePatch", "AdaptiveBlend"):
-        return getattr(attacks, name)(**shared)
-    if name == "SIG":
-        wave = {"frequency": 3.0, "amplitude": 140 / 255} if tiny else {}
-        return attacks.SIG(**wave, **shared)
-    if name == "LC":
-        # Digits have so much contrast that noise of 16/255 does not hide them.
-        noise = {"size": 2, "eps": 64 / 255, "step": 6 / 255} if tiny else {}
-        return attacks.LabelConsistent(
-            surrogate=bench.attackers_model(), **noise, **shared
-        )
-    if name == "CLBA":
-        return attacks.Narcissus(
-            n_iter=300 if small else 1000, surrogate=bench.attackers_model(), **shared
-        )
-    if name == "AdaptiveTrigger":
-        encoder = bench.encoder_of(images.X, "clean", "default", seed)
-        return attacks.AdaptiveTrigger(
-            rate=0.1, surrogate=_UnitPixels(encoder), **shared
-        )
-    if name == "WitchesBrew":
-        victims = np.flatnonzero(images.y_test != TARGET)[:_N_VICTIMS]
-        return attacks.WitchesBrew(
-            victims=images.X_test[victims],
-            n_restarts=1 if small else 8,
-            surrogate=bench.attackers_model(),
-            **shared,
-        )
-    raise ValueError(f"no attack named {name!r}")
-
-
-class _UnitPixels(torch.nn.Module):
-    """For attacks, which work on pixels in [0, 1]; our models were shown 0..255."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images):
-        return self.model(images * 255)
 
 
 # -- methods ---------------------------------------------------------------------------
@@ -204,71 +97,77 @@ class Bench:
         work.mkdir(parents=True, exist_ok=True)
 
     def augmentation(self):
+        """Random views for supervised training."""
         return CropFlip(self.images.channels, flip=self.images.colour)
 
-    def pretrain(self, X, label, encoder, seed):
+    def pretrain(self, X, label, encoder):
         """SimCLR on the images as the victim has them, resumed from its checkpoint."""
-        scale = self.scale
+        scale, seed = self.scale, self.seed
         name = scale.encoder if encoder == "default" else encoder
-        module = make_encoder(name, random_state=seed, in_channels=self.images.channels)
         views = SimCLRAugmentation(
             self.images.channels,
             flip=self.images.colour,
             min_area=0.2 if self.images.colour else 0.4,
         )
-        file = f"{scale.name}-{scale.data}-{name}-{label}-{seed}.pt"
         return SelfSupervisedEncoder(
-            module,
+            self.make_module(name),
             augment=views,
             max_epochs=scale.ssl_epochs,
             batch_size=scale.ssl_batch,
-            checkpoint=self.work / file,
+            checkpoint=self._file(name, label),
             checkpoint_period=max(1, scale.ssl_epochs // 50),
             device=self.device,
             random_state=seed,
             verbose=1 if scale.name == "gpu" else 0,
         ).fit(X)
 
-    def encoder_of(self, X, label, encoder, seed):
-        return self.pretrain(X, label, encoder, seed).encoder_
+    def _file(self, kind, label):
+        """Where a state is kept."""
+        scale = self.scale
+        name = f"{scale.name}-{scale.data}-{kind}-{label}-{self.seed}.pt"
+        return self.work / name
+
+    def make_module(self, name):
+        """An untrained encoder that takes images of this size."""
+        scale, images = self.scale, self.images
+        width = scale.vgg_width if name == "vgg11" else scale.width
+        params = {"in_channels": images.channels, "width": width}
+        module = make_encoder(name, random_state=self.seed, **params)
+        if name == "vgg11" and images.side < _VGG_SIDE:
+            return Enlarged(module, images.channels, _VGG_SIDE // images.side)
+        return module
+
+    def encoder_of(self, X, label, encoder):
+        """The pretrained module."""
+        return self.pretrain(X, label, encoder).encoder_
 
     @functools.cached_property
     def clean_model(self):
         """Trained as the undefended one is, on clean data from a clean start."""
         images = self.images
-        encoder = self.encoder_of(images.X, "clean", "default", self.seed)
-        return self.cross_entropy(encoder, images.X, images.y)
+        encoder = self.encoder_of(images.X, "clean", "default")
+        return self.cross_entropy(encoder, images.X, images.y, "clean")
 
     def attackers_model(self):
-        return _UnitPixels(copy.deepcopy(self.clean_model))
+        """What the attacker has: a model trained on clean images."""
+        return UnitPixels(copy.deepcopy(self.clean_model))
 
-    def cross_entropy(self, encoder, X, y):
-        """The undefended model: an ordinary linear head, everything trained."""
-        scale, device = self.scale, resolve_device(self.device)
-        rows = torch.from_numpy(X).to(device)
-        given = torch.from_numpy(y).to(device)
-        augment = self.augmentation()
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            encoder = copy.deepcopy(encoder).train()
-            size = encoder.n_features_out
-            head = torch.nn.Linear(size, len(np.unique(self.images.y))).to(device)
-            model = torch.nn.Sequential(encoder, head)
-            optimizer = torch.optim.SGD(
-                model.parameters(), scale.lr, momentum=0.9, weight_decay=5e-4
-            )
-            for batch in _endless(len(rows), scale.batch_size, scale.iterations):
-                batch = batch.to(device)
-                loss = torch.nn.functional.cross_entropy(
-                    model(augment(rows[batch].float())), given[batch]
-                )
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-        return model.eval()
+    def cross_entropy(self, encoder, X, y, label):
+        """The undefended model."""
+        return train_cross_entropy(
+            encoder,
+            X,
+            y,
+            self.scale,
+            seed=self.seed,
+            augment=self.augmentation(),
+            device=resolve_device(self.device),
+            checkpoint=self._file("undefended", label),
+        )
 
-    def vibe(self, encoder, X, y, change, *, paper=True):
+    def vibe(self, encoder, X, y, run):
         """End to end, by the paper's recipe or with this library's additions."""
+        paper, change = run.method == "vibe", run.change
         scale = self.scale
         params = {
             "e_step_period": scale.e_step_period,
@@ -292,23 +191,13 @@ class Bench:
             max_iter=scale.iterations,
             batch_size=scale.batch_size,
             tol=0.0,
+            checkpoint=self._file("vibe", run.key.replace("/", "-")),
+            checkpoint_every=max(100, scale.iterations // 25),
             device=self.device,
             random_state=self.seed,
             verbose=1 if scale.name == "gpu" else 0,
             **params,
         ).fit(X, y)
-
-
-def _endless(n_rows, batch_size, iterations):
-    done = 0
-    while True:
-        for batch in torch.randperm(n_rows).split(batch_size):
-            if len(batch) < 2:
-                continue
-            yield batch
-            done += 1
-            if done == iterations:
-                return
 
 
 def predict_labels(model, X):
@@ -328,11 +217,9 @@ def predict_labels(model, X):
 def carry_out(run, bench):
     """Figures of one run."""
     images, start = bench.images, time.perf_counter()
-    if run.encoder == "vgg11" and images.X.shape[1] < 32:
-        raise NotApplicable("VGG-11 needs images of 32 pixels")
     attack = make_attack(run.attack, images, bench.seed, bench)
     poisoned = attack.poison(images.X, images.y)
-    ssl = bench.pretrain(poisoned.X, run.attack, run.encoder, bench.seed)
+    ssl = bench.pretrain(poisoned.X, run.attack, run.encoder)
     pretrained = time.perf_counter()
     predict, facts = _train(run, bench, poisoned, ssl)
     facts["ACC"] = float(np.mean(predict(images.X_test) == images.y_test))
@@ -347,7 +234,8 @@ def carry_out(run, bench):
 def _train(run, bench, poisoned, ssl):
     """Train by the run's method; returns how it predicts and what else is known."""
     if run.method == "none":
-        model = bench.cross_entropy(ssl.encoder_, poisoned.X, poisoned.y)
+        label = f"{run.attack}-{run.encoder}"
+        model = bench.cross_entropy(ssl.encoder_, poisoned.X, poisoned.y, label)
         return functools.partial(predict_labels, model), {}
     if run.method == "logreg":
         features = normalize(ssl.transform(poisoned.X))
@@ -370,8 +258,7 @@ def _train(run, bench, poisoned, ssl):
         ssl.encoder_,
         poisoned.X[keep],
         poisoned.y[keep],
-        run.change,
-        paper=run.method == "vibe",
+        run,
     )
     scores = np.ones(len(keep))
     scores[keep] = vibe.poison_scores_
@@ -401,8 +288,12 @@ def _attack_success(run, bench, attack, predict):
 def run_all(args):
     """Carry out what is not in the results yet."""
     scale = SCALES[args.scale, args.data]
-    file = RESULTS / f"paper_tables_{args.scale}_{args.data}.jsonl"
-    done = {(line["run"], line["seed"]) for line in read_lines(file)}
+    file = args.results / f"paper_tables_{args.scale}_{args.data}.jsonl"
+    done = {
+        (line["run"], line["seed"])
+        for line in read_lines(file)
+        if Scale(**line["scale"]) == scale
+    }
     bench = Bench(scale, args.seed, args.work, args.device)
     deadline = time.monotonic() + 60 * args.minutes
     for run in all_runs():
@@ -411,11 +302,7 @@ def run_all(args):
         if time.monotonic() > deadline:
             print("Time is up; give the command again to go on.")
             return
-        line = {"run": run.key, "seed": args.seed}
-        try:
-            line |= carry_out(run, bench)
-        except NotApplicable as reason:
-            line["not_run"] = str(reason)
+        line = {"run": run.key, "seed": args.seed, **carry_out(run, bench)}
         line |= {"scale": asdict(scale), "data": bench.images.source}
         line["stamp"] = stamp(_command_line(args))
         with open(file, "a") as stream:
@@ -432,77 +319,19 @@ def _command_line(args):
 
 
 def _short(line):
-    if "not_run" in line:
-        return f"{line['run']}: not run, {line['not_run']}"
     names = ("ACC", "ASR", "control", "AUROC", "n_removed", "n_removed_poison")
     figures = [f"{name} {line[name]:.3g}" for name in names if name in line]
     seconds = f"{line['ssl_seconds']:.0f} + {line['seconds']:.0f} s"
     return f"{line['run']}: {', '.join(figures)} ({seconds})"
 
 
-# -- report ----------------------------------------------------------------------------
-
-
-def read_lines(file):
-    """Results so far."""
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def read_paper():
-    """(table, setting, metric) -> the paper's number, in percent as printed."""
-    home = os.environ.get("SKVIBE_DATA", ROOT.parent / "shared" / "data")
-    file = Path(home).parent / "paper_tables.csv"
-    if not file.exists():
-        return {}
-    with open(file, newline="") as stream:
-        return {
-            (row["table"], row["setting"], row["metric"]): row["value"]
-            for row in csv.DictReader(stream)
-        }
-
-
-def report(args):
-    """Markdown: our number / the paper's, row by row."""
-    paper = read_paper()
-    for (scale, data), settings in SCALES.items():
-        lines = read_lines(RESULTS / f"paper_tables_{scale}_{data}.jsonl")
-        if not lines:
-            continue
-        print(f"\n## {scale}, {lines[0]['data']}: {settings}\n")
-        print("ACC, ASR and control in percent; settings are named as in the paper.\n")
-        print("| table | setting | figure | ours | control | paper |")
-        print("|---|---|---|---|---|---|")
-        found = {line["run"]: line for line in lines if line["seed"] == args.seed}
-        for row in all_rows():
-            line = found.get(row.run.key)
-            if line is None:
-                continue
-            for metric in row.metrics:
-                print(_report_line(row, metric, line, paper))
-        print("\n" + describe(lines[-1]["stamp"]))
-
-
-def _report_line(row, metric, line, paper):
-    theirs = paper.get((row.table, row.setting, metric), "")
-    if "not_run" in line:
-        ours, control = f"not run: {line['not_run']}", ""
-    else:
-        percent = metric in ("ACC", "ASR")
-        ours = f"{100 * line[metric]:.1f}" if percent else f"{line[metric]:.2f}"
-        control = f"{100 * line['control']:.1f}" if metric == "ASR" else ""
-    cells = (row.table, row.setting, metric, ours, control, theirs)
-    return "| " + " | ".join(cells) + " |"
-
-
-def main():
+def main(argv=None):
     """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--data", choices=("digits", "cifar10"))
+    parser.add_argument("--scale", choices=("cpu", "gpu", "smoke"), default="cpu")
+    parser.add_argument("--data", choices=("digits", "cifar10", "random"))
     parser.add_argument("--only", nargs="+", metavar="RUN", help="only these runs")
     parser.add_argument("--list", action="store_true", help="print the runs' names")
     parser.add_argument("--seed", type=int, default=0)
@@ -514,22 +343,29 @@ def main():
         default=Path.home() / ".cache" / "skvibe" / "paper_tables",
         help="where checkpoints are kept",
     )
+    parser.add_argument(
+        "--results", type=Path, help="folder of the JSON lines, benchmarks/results"
+    )
     parser.add_argument("--report", action="store_true", help="print the tables")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.data is None:
-        args.data = "digits" if args.scale == "cpu" else "cifar10"
+        args.data = {"cpu": "digits", "gpu": "cifar10", "smoke": "random"}[args.scale]
     if (args.scale, args.data) not in SCALES:
         parser.error(f"--scale {args.scale} has no --data {args.data}")
     if args.list:
         print("\n".join(run.key for run in all_runs()))
         return
     if args.report:
-        report(args)
+        report(SCALES, args.results or RESULTS, args.seed)
         return
-    if args.scale == "cpu":
+    if args.results is None:
+        if args.scale == "smoke":
+            parser.error("--scale smoke measures nothing: say where with --results")
+        args.results = RESULTS
+    if args.scale != "gpu":
         torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    RESULTS.mkdir(exist_ok=True)
+    args.results.mkdir(parents=True, exist_ok=True)
     run_all(args)
 
 
