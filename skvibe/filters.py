@@ -5,6 +5,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skvibe._callbacks import CallbackSupportMixin, FitTasks, with_callbacks
 from skvibe._checks import check_integer
 from skvibe._encode import encode_rows
 from skvibe._removed_rows import (
@@ -21,7 +22,7 @@ from skvibe.off_manifold import detect_off_manifold
 _LARGEST = 1e150
 
 
-class _OffManifoldEstimator(SaveMixin, BaseEstimator):
+class _OffManifoldEstimator(CallbackSupportMixin, SaveMixin, BaseEstimator):
     """Parameters and fitting of both estimators below; what they do with it differs."""
 
     def __init__(
@@ -80,8 +81,10 @@ class _OffManifoldEstimator(SaveMixin, BaseEstimator):
             off[~removed] = nearest == self._far_group
         return off
 
+    @with_callbacks
     def _fit(self, X, y):
         """Run the detector, set the attributes and return X as an array."""
+        tasks = FitTasks(self, X, y)
         self._check_ndim(X)
         if y is None and self.n_communities is None:
             raise ValueError(
@@ -123,6 +126,7 @@ class _OffManifoldEstimator(SaveMixin, BaseEstimator):
         # All that is_off_manifold needs: no training row is kept.
         self._centroids = result.centroids
         self._far_group = result.far_group
+        tasks.end()
         return X
 
     def _check_ndim(self, X):
