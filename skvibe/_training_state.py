@@ -190,6 +190,8 @@ def from_plain(value):
     if isinstance(value, dict) and "tensor" in value:
         dtype = getattr(torch, value["tensor"])
         values = torch.from_numpy(np.array(value["bytes"]))
+        if not values.numel():  # it has no strides to be viewed by
+            return torch.empty(values.shape[:-1], dtype=dtype)
         return values.view(dtype)[..., 0].clone()
     if isinstance(value, dict):
         return {key: from_plain(item) for key, item in value["dict"].items()}

@@ -561,7 +561,7 @@ def test_a_callback_that_ends_a_run_ends_the_fit():
 
 
 def test_a_real_signal(tmp_path):
-    """Ten times SIGINT, from outside, at random moments of the training."""
+    """Six times SIGINT, from outside, at random moments of the training."""
     script = f"""
         import os, random, signal, sys, time, traceback, warnings, torch, numpy as np
         from skvibe import VIBEClassifier
@@ -596,7 +596,7 @@ def test_a_real_signal(tmp_path):
             finally:
                 sys.stderr.flush()
                 os._exit(code)
-        for number in range(10):
+        for number in range(6):
             process = os.fork()
             if not process:
                 child()
