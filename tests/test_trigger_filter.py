@@ -167,6 +167,80 @@ def test_the_guard_removes_nothing_and_says_so(poisoned):
     assert (found.scores_[poison] > 0.9).all()
 
 
+def make_one_source(seed=0):
+    """Two classes that scatter differently; poison can come from the other one only."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat(["no", "yes"], 300)
+    spread = np.ones((600, 12))
+    spread[:300, :3] = spread[300:, 3:6] = 2.5
+    X = 8 * np.eye(12)[np.repeat([9, 10], 300)] + spread * rng.normal(size=(600, 12))
+    poison = np.arange(600) < 80
+    X[poison, -1] += 12
+    y[poison] = "yes"
+    return X, y, poison
+
+
+def test_poison_from_one_class_is_reported_and_kept_by_default():
+    X, y, poison = make_one_source()
+    found = TriggerFilter(random_state=0)
+    with pytest.warns(UserWarning, match=r"cannot decide .* labelled \['yes'\]"):
+        marked = found.fit_transform(X, y)
+    assert not np.isnan(marked).any()
+    np.testing.assert_array_equal(found.undecided_mask_, poison)
+    assert found.undecided_classes_.tolist() == ["yes"]
+    assert found.undecided_sources_.tolist() == ["no"]
+    assert (found.scores_[poison] == 0.5).all()
+    assert len(found.suspect_classes_) == 0
+
+
+def test_poison_from_one_class_is_removed_if_wanted():
+    X, y, poison = make_one_source()
+    found = TriggerFilter(undecided="remove", random_state=0).fit(X, y)
+    np.testing.assert_array_equal(found.removed_mask_, poison)
+    assert found.suspect_classes_.tolist() == ["yes"]
+    np.testing.assert_allclose(found.directions_, 12 * np.eye(12)[-1:], atol=1.2)
+    clean = X[~poison]
+    assert (found.trigger_score(clean) > 0.5).mean() < 0.02
+    assert (found.trigger_score(X[poison]) > 0.5).mean() > 0.95
+
+
+def test_undecided_groups_may_be_ignored():
+    X, y, _ = make_one_source()
+    found = TriggerFilter(undecided="ignore", random_state=0).fit(X, y)
+    assert not found.undecided_mask_.any()
+    assert len(found.undecided_classes_) == 0
+    assert found.n_removed_ == 0
+
+
+def test_undecided_rows_are_numbered_among_all_rows():
+    X, y, poison = make_one_source()
+    X[::9] = np.nan
+    found = TriggerFilter(undecided="remove", random_state=0).fit(X, y)
+    np.testing.assert_array_equal(
+        found.undecided_mask_, poison & (np.arange(600) % 9 > 0)
+    )
+
+
+def test_warnings_of_similar_fits_have_the_same_text():
+    X, y, _ = make_one_source()
+    texts = set()
+    for rows in (slice(0, 590), slice(5, 600)):
+        with pytest.warns(UserWarning, match="cannot decide") as caught:
+            TriggerFilter(random_state=0).fit(X[rows], y[rows])
+        texts |= {str(w.message) for w in caught}
+    assert len(texts) == 1
+
+
+def test_progress_is_printed_on_request(poisoned, capsys):
+    X, y, poison = poisoned
+    TriggerFilter(random_state=0).fit(X, y)
+    assert capsys.readouterr().out == ""
+    TriggerFilter(random_state=0, verbose=1).fit(X, y)
+    printed = capsys.readouterr().out
+    assert "[trigger filter] 12/12" in printed
+    assert f"rows removed] {poison.sum()}/800" in printed
+
+
 def test_few_rows_are_left_alone():
     X, y, _ = make_poisoned()
     with pytest.warns(UserWarning, match="min_samples=100"):
@@ -182,6 +256,7 @@ def test_few_rows_are_left_alone():
         ("min_samples", 0, ValueError),
         ("min_class_size", 1.5, TypeError),
         ("max_removed", 1.2, ValueError),
+        ("undecided", "drop", ValueError),
     ],
 )
 def test_parameters_are_checked_in_fit(poisoned, name, value, error):

@@ -51,6 +51,21 @@ def test_poison_may_outnumber_its_class():
     np.testing.assert_array_equal(in_class, poison)
 
 
+def test_all_to_all_where_poison_holds_a_small_class():
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(5), [300, 300, 300, 300, 40])
+    X = 4 * np.eye(30)[y] + rng.normal(size=(len(y), 30))
+    poison = rng.random(len(y)) < 0.2
+    X[poison, -1] += 9
+    y = np.where(poison, (y + 1) % 5, y)
+    assert poison[y == 4].mean() > 0.5
+    found = search_triggers(X, y)
+    assert (found.p_values[[1, 2, 3, 4]] < 1e-3).all()
+    marked = (found.moved > 0.5) & (found.p_values < 0.05)[y]
+    assert marked[poison].mean() > 0.95
+    assert poison[marked].mean() > 0.95
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_natural_sub_topic_is_no_trigger(seed):
     X, y = make_rows(seed=seed)
