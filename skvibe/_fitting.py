@@ -243,6 +243,7 @@ def run_em(
     )
     net = _build_net(settings, module_params, len(rows), features.device, seed)
     net._checkpoint = checkpoint
+    net._tasks = getattr(settings, "_tasks", None)
     idx = torch.arange(len(rows), device=features.device)
     if encoder is None:
         net.fit({"X": rows, "idx": idx}, given)
@@ -252,7 +253,7 @@ def run_em(
         with _GLOBAL_RANDOM_STATE, torch.random.fork_rng(devices=cuda):
             torch.manual_seed(seed)
             net.fit({"X": rows, "idx": idx}, given)
-    del net._checkpoint
+    del net._checkpoint, net._tasks
     return net
 
 

@@ -15,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import TransformerTags, check_array, check_random_state
 from skorch.utils import to_device
 
+from skvibe._callbacks import CallbackSupportMixin, FitTasks, with_callbacks
 from skvibe._checkpoint import open_checkpoint
 from skvibe._device import resolve_device
 from skvibe._fit_data import (
@@ -42,7 +43,11 @@ _INTERRUPTED = (
 
 
 class VIBEClassifier(
-    ClassNamePrefixFeaturesOutMixin, ClassifierMixin, TransformerMixin, BaseEstimator
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    ClassifierMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Classifier that finds the clean labels of poisoned training data by EM.
 
@@ -331,6 +336,7 @@ class VIBEClassifier(
 
     # -- fit ---------------------------------------------------------------------
 
+    @with_callbacks
     def fit(self, X, y):
         """Find the clean labels and fit the classifier to them.
 
@@ -361,6 +367,15 @@ class VIBEClassifier(
         ConvergenceWarning
             If the fit was interrupted; the model is usable.
         """
+        self._tasks = FitTasks(self, X, y, n_steps=None)
+        try:
+            self._fit(X, y)
+            self._tasks.end()
+        finally:
+            del self._tasks
+        return self
+
+    def _fit(self, X, y):
         check_parameters(self)
         self._forget()
         device = resolve_device(self.device)
@@ -379,11 +394,11 @@ class VIBEClassifier(
         trained = self._encoder if self.train_encoder else None
         n_classes = len(self.classes_)
         net = fit_em(self, rows, features, codes, n_classes, seed, trained, checkpoint)
+        del rows, features, codes  # the net drops its own before the refit
         if publish_fit(self, net, inputs, given, refit_seed):
             checkpoint.remove()
         else:
-            warnings.warn(_INTERRUPTED, ConvergenceWarning, stacklevel=2)
-        return self
+            warnings.warn(_INTERRUPTED, ConvergenceWarning, stacklevel=4)
 
     def _draw_seeds(self):
         """Of the training and of the refit; an integer gives both the same one."""

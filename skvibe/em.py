@@ -278,6 +278,9 @@ class VIBENet(NeuralNetClassifier):
             elbo=state.lower_bounds[-1],
             labels_changed=state.label_changes[-1],
         )
+        tasks = getattr(self, "_tasks", None)
+        if tasks is not None:
+            tasks.step("E-step")
 
     def _prior(self):
         prior = self.module_.log_prior().double().exp()

@@ -8,6 +8,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skvibe._callbacks import CallbackSupportMixin, FitTasks, with_callbacks
 from skvibe._checks import check_integer, check_option, check_real
 from skvibe._progress import Progress
 from skvibe._removed_rows import (
@@ -20,7 +21,9 @@ from skvibe.one_source import LEAST_GROUP, one_source_groups
 from skvibe.triggers import search_triggers, shifted_posterior
 
 
-class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class TriggerFilter(
+    CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixin, BaseEstimator
+):
     """Remove rows that carry a wrong label and a common displacement.
 
     A backdoor attack takes rows of other classes, adds a trigger and gives them the
@@ -221,7 +224,15 @@ class TriggerFilter(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             scores = np.maximum(scores, shifted_posterior(Z, self._means, shift))
         return scores
 
+    @with_callbacks
     def _fit(self, X, y):
+        tasks = FitTasks(self, X, y)
+        X = self._find(X, y)
+        tasks.end()
+        return X
+
+    def _find(self, X, y):
+        """Find the rows, set the attributes and return X as an array."""
         alpha = check_real("alpha", self.alpha, 0, 1, "()")
         min_samples = check_integer("min_samples", self.min_samples, 1)
         min_class_size = check_integer("min_class_size", self.min_class_size, 2)

@@ -7,7 +7,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from skvibe import OffManifoldFilter
+from skvibe import OffManifoldFilter, TriggerFilter, VIBEClassifier
 
 pytest.importorskip("sklearn.callback", reason="scikit-learn before 1.9 has none")
 
@@ -40,31 +40,54 @@ def data():
     return rng.normal(size=(150, 4)) + 4 * np.eye(4)[y], y
 
 
+ESTIMATORS = [
+    OffManifoldFilter(random_state=0),
+    TriggerFilter(random_state=0),
+    VIBEClassifier(random_state=0),
+]
+each_estimator = pytest.mark.parametrize(
+    "estimator", ESTIMATORS, ids=lambda estimator: type(estimator).__name__
+)
+
+
 def test_a_pipeline_passes_its_callbacks_on(data):
     recorder = Recorder()
-    pipe = Pipeline([("filter", OffManifoldFilter(random_state=0)), ("end", None)])
+    pipe = Pipeline([(type(step).__name__, clone(step)) for step in ESTIMATORS])
     pipe.set_callbacks(recorder).fit(*data)
-    assert ("begin", "OffManifoldFilter", "fit") in recorder.told
-    assert ("end", "OffManifoldFilter", "fit") in recorder.told
+    for step in ESTIMATORS:
+        name = type(step).__name__
+        begun = recorder.told.index(("begin", name, "fit"))
+        assert recorder.told.index(("end", name, "fit")) > begun
     assert recorder.told[-1] == ("teardown", "Pipeline")
 
 
-def test_a_callback_does_not_change_the_fit(data):
-    plain = OffManifoldFilter(random_state=0).fit(*data)
-    told = OffManifoldFilter(random_state=0).set_callbacks(Recorder()).fit(*data)
-    np.testing.assert_array_equal(plain.communities_, told.communities_)
-
-
-def test_callbacks_end_when_a_fit_fails(data):
+def test_every_e_step_is_told(data):
     recorder = Recorder()
-    bad = OffManifoldFilter(threshold=-1).set_callbacks(recorder)
-    with pytest.raises(ValueError, match="threshold"):
-        bad.fit(*data)
-    assert recorder.told[-1] == ("teardown", "OffManifoldFilter")
+    vibe = VIBEClassifier(prior="uniform", random_state=0).set_callbacks(recorder)
+    vibe.fit(*data)
+    ends = [entry for entry in recorder.told if entry[0] == "end"]
+    assert ends[:-1] == [("end", "VIBEClassifier", "E-step")] * len(vibe.lower_bounds_)
 
 
-def test_nothing_of_a_fit_is_left_in_the_estimator(data):
-    fitted = OffManifoldFilter(random_state=0).fit(*data)
-    assert not [name for name in vars(fitted) if "callback" in name]
-    pickle.loads(pickle.dumps(fitted))
-    clone(fitted)
+@each_estimator
+def test_a_callback_does_not_change_the_fit(estimator, data):
+    plain = clone(estimator).fit(*data)
+    told = clone(estimator).set_callbacks(Recorder()).fit(*data)
+    np.testing.assert_array_equal(plain.transform(data[0]), told.transform(data[0]))
+    assert sorted(vars(plain)) == sorted(set(vars(told)) - {"_skl_callbacks"})
+
+
+@each_estimator
+def test_callbacks_end_when_a_fit_fails(estimator, data):
+    recorder = Recorder()
+    with pytest.raises(ValueError, match="NaN"):
+        clone(estimator).set_callbacks(recorder).fit([[0.0, np.nan]] * 3, [0, 1, 2])
+    assert recorder.told[-1] == ("teardown", type(estimator).__name__)
+
+
+@each_estimator
+def test_nothing_of_a_fit_is_left_in_the_estimator(estimator, data):
+    fitted = clone(estimator).fit(*data)
+    left = ("callback", "task")
+    assert not [name for name in vars(fitted) if any(word in name for word in left)]
+    clone(pickle.loads(pickle.dumps(fitted)))
