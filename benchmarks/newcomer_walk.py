@@ -16,6 +16,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -121,6 +122,12 @@ def write_agnews(folder, n_train=8000, n_test=1000, rate=0.05):
     write_csv(folder / "truth.csv", ["text", "label", "poisoned"], truth)
 
 
+def processor_seconds():
+    """Of all commands so far; on a busy machine they say more than the clock."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def walk(folder, data):
     """Run the page in a folder; returns the steps with their seconds."""
     steps = []
@@ -134,10 +141,15 @@ def walk(folder, data):
             write_agnews(folder)
             continue
         for command in body.strip().splitlines():
-            start = time.perf_counter()
+            start, spent = time.perf_counter(), processor_seconds()
             done = subprocess.run(command, shell=True, cwd=folder, env=environment)
-            steps.append({"command": command, "seconds": time.perf_counter() - start})
-            print(f"{steps[-1]['seconds']:7.1f} s  {command}", flush=True)
+            step = {
+                "command": command,
+                "seconds": time.perf_counter() - start,
+                "processor seconds": processor_seconds() - spent,
+            }
+            steps.append(step)
+            print(f"{step['seconds']:7.1f} s  {command}", flush=True)
             # The audit says by 1 that it found something.
             if done.returncode not in ((0, 1) if " audit " in command else (0,)):
                 sys.exit(f"failed ({done.returncode}): {command}")

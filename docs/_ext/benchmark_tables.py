@@ -111,10 +111,12 @@ def encoders(found):
 
 def walk(found):
     """The steps of the walk from a CSV file."""
-    yield ["step", "seconds"]
+    keys = ("seconds", "processor seconds")
+    yield ["step", *keys]
     for step in found["steps"]:
-        yield [f"`{step['command']}`", f"{step['seconds']:.0f}"]
-    yield ["**all**", f"**{sum(step['seconds'] for step in found['steps']):.0f}**"]
+        yield [f"`{step['command']}`", *(f"{step[key]:.0f}" for key in keys)]
+    sums = [sum(step[key] for step in found["steps"]) for key in keys]
+    yield ["**all**", *(f"**{total:.0f}**" for total in sums)]
 
 
 def walk_outcome(found):
