@@ -32,7 +32,7 @@ import torch
 from _stamp import ROOT, stamp
 from paper_cells import all_runs
 from paper_images import TARGET, Enlarged, UnitPixels, load_images, make_attack
-from paper_report import read_lines, report
+from paper_report import PAGE, read_lines, report
 from paper_training import train_cross_entropy
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -346,7 +346,9 @@ def main(argv=None):
     parser.add_argument(
         "--results", type=Path, help="folder of the JSON lines, benchmarks/results"
     )
-    parser.add_argument("--report", action="store_true", help="print the tables")
+    parser.add_argument(
+        "--report", action="store_true", help="write docs/paper_tables.md"
+    )
     args = parser.parse_args(argv)
     if args.data is None:
         args.data = {"cpu": "digits", "gpu": "cifar10", "smoke": "random"}[args.scale]
@@ -356,7 +358,11 @@ def main(argv=None):
         print("\n".join(run.key for run in all_runs()))
         return
     if args.report:
-        report(SCALES, args.results or RESULTS, args.seed)
+        page = report(SCALES, args.results or RESULTS, args.seed)
+        if args.results is None:
+            PAGE.write_text(page)
+        else:
+            print(page)
         return
     if args.results is None:
         if args.scale == "smoke":

@@ -55,16 +55,16 @@ def test_the_gpu_way_runs_stops_and_goes_on(tmp_path, capsys, threads):
     capsys.readouterr()
     run(tmp_path, "--report")
     printed = capsys.readouterr().out
-    assert "| T7 | CIFAR-10/BadNets/VIBE-SS/preprocess=yes | ACC |" in printed
-    assert "not run yet" in printed
+    assert "| T7 | CIFAR-10/BadNets/VIBE-SS/preprocess=yes |" in printed
+    assert "Not run yet at this scale: BadNets/none, " in printed
 
 
-def test_results_of_another_scale_are_not_shown(tmp_path, capsys):
+def test_results_of_another_scale_are_not_shown(tmp_path):
     scale = asdict(paper_tables.SCALES["gpu", "cifar10"])
     line = {"run": "BadNets/none", "seed": 0, "scale": scale}
     (tmp_path / "paper_tables_cpu_digits.jsonl").write_text(json.dumps(line) + "\n")
-    paper_report.report(paper_tables.SCALES, tmp_path, 0)
-    assert capsys.readouterr().out == ""
+    page = paper_report.report(paper_tables.SCALES, tmp_path, 0)
+    assert "## Scale" not in page
 
 
 def test_the_smoke_scale_does_not_write_results(capsys):
