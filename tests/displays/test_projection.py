@@ -1,4 +1,5 @@
 import builtins
+import warnings
 
 import numpy as np
 import pytest
@@ -62,3 +63,38 @@ def test_umap_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(ImportError, match="pip install umap-learn"):
         project(X, "umap")
+
+
+@pytest.fixture
+def umap():
+    """umap-learn, which is optional; its own warnings are not ours to judge."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("umap", reason="umap-learn is not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_umap_keeps_groups_together_and_places_their_prototypes(umap):
+    rng = np.random.default_rng(0)
+    centres = np.eye(3, 8)
+    groups = np.repeat([0, 1, 2], 40)
+    features = centres[groups] + 0.05 * rng.standard_normal((120, 8))
+    coordinates, placed, names = project(features, "umap", others=centres)
+    assert names == ("UMAP 1", "UMAP 2")
+    means = np.array([coordinates[groups == k].mean(axis=0) for k in range(3)])
+    for points, labels in ((coordinates, groups), (placed, np.arange(3))):
+        gaps = np.linalg.norm(points[:, None] - means, axis=2)
+        np.testing.assert_array_equal(gaps.argmin(axis=1), labels)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("n_rows", [4, 7, 30])
+def test_umap_repeats_itself_and_takes_few_rows(umap, n_rows):
+    features = np.random.default_rng(0).standard_normal((n_rows, 5))
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    first, second = (project(features, "umap", random_state=3)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert np.isfinite(first).all()
+    np.testing.assert_array_equal(state, np.random.get_state()[1])  # noqa: NPY002
