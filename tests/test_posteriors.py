@@ -164,6 +164,17 @@ def test_clean_posterior_is_the_mixture_s(vectors, kappa, data):
     np.testing.assert_allclose(result.exp().sum(dim=1), 1, rtol=1e-9)
 
 
+@given(unit_vectors(dtype=torch.float32), st.floats(1e-6, 1e4))
+def test_clean_posterior_is_the_same_with_and_without_a_gradient(vectors, kappa):
+    v, mu, _, _ = vectors
+    log_prior = torch.linspace(-2, 0, len(mu))
+    plain = clean_log_posterior(v @ mu.T, log_prior, kappa)
+    wanted = clean_log_posterior((v @ mu.T).requires_grad_(), log_prior, kappa)
+    assert wanted.requires_grad
+    atol = 1e-5 + 1e-6 * kappa  # rounding of the logits
+    torch.testing.assert_close(plain, wanted.detach(), rtol=1e-5, atol=atol)
+
+
 @given(unit_vectors(), NU)
 def test_rule_is_a_table_of_probabilities(vectors, nu):
     _, mu, eta, _ = vectors
