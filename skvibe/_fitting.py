@@ -116,7 +116,10 @@ def _first_stage(n_classes, checkpoint, device):
     if checkpoint.stage is None:
         return Stage(0, np.full(n_classes, 1 / n_classes))
     kept = from_plain(checkpoint.stage)
-    return Stage(kept["run"], kept["shares"], kept["start"].to(device))
+    start = kept["start"]  # None: the first run already found equal shares
+    return Stage(
+        kept["run"], kept["shares"], None if start is None else start.to(device)
+    )
 
 
 def _next_stage(stage, net, features, given, seed):

@@ -210,6 +210,20 @@ def test_between_two_runs(name, number, tmp_path):
     assert_same(vibe.fit(X, y), make(**FITS[name]).fit(X, y))
 
 
+def test_shares_that_were_right_from_the_start(tmp_path):
+    """The encoder's run then begins where the first one did."""
+    X, _ = make_rows()
+    y = np.arange(len(X)) % 3
+    X = X + 6 * np.eye(3, 6)[y]
+    vibe = make(tmp_path / "fit", **FITS["encoder"])
+    for number, method in ((1, "enter"), (8, "keep")):
+        with pytest.MonkeyPatch.context() as patch:
+            end_at(patch, number, method=method)
+            with pytest.raises(CrashError):
+                vibe.fit(X, y)
+    assert_same(vibe.fit(X, y), make(**FITS["encoder"]).fit(X, y))
+
+
 def test_checkpoints_alone_change_nothing(tmp_path):
     X, y = make_rows()
     assert_same(make(tmp_path / "fit").fit(X, y), make().fit(X, y))
@@ -340,7 +354,7 @@ def no_training(monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("training began")
 
-    monkeypatch.setattr("skvibe.classifier.fit_em", fail)
+    monkeypatch.setattr("skvibe._trials.fit_em", fail)
 
 
 def test_no_directory(tmp_path, no_training):
