@@ -36,7 +36,7 @@ _NO_PART = {
 _PROBE_BLOCK = 1 << 20
 
 
-def open_checkpoint(vibe, inputs, given, seeds, device):
+def open_checkpoint(vibe, inputs, given, seeds, device, setting=None):
     """The checkpoint of a fit, read if there is one, and sure to be writable.
 
     Parameters
@@ -52,6 +52,8 @@ def open_checkpoint(vibe, inputs, given, seeds, device):
         matters where ``random_state`` is None.
     device : torch.device
         Of the training.
+    setting : dict, default=None
+        Which of several trials of the fit it is.
 
     Returns
     -------
@@ -74,6 +76,7 @@ def open_checkpoint(vibe, inputs, given, seeds, device):
         },
         "seeds": None if vibe.random_state in (None, np.random) else seeds,
         "device": device.type,
+        "setting": setting,
         "versions": [__version__, *map(version, _LIBRARIES)],
         "y": given,
         "X": inputs,

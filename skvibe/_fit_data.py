@@ -9,14 +9,10 @@ from skvibe._parameters import check_prior
 from skvibe._prediction import encode_inputs
 from skvibe._removed_rows import check_finite_rows, find_removed
 from skvibe._rows import place_rows
-from skvibe.paper_settings import paper_concentration
 from skvibe.posteriors import unit_rows
 from skvibe.whitening import shrunk_whitening
 
 _CHUNK = 4096
-# kappa and nu for whitened features: the middle of the range, 10 to 20, in which
-# every data set of the defence table keeps its backdoor out.
-WHITENED_CONCENTRATION = 15.0
 
 
 def check_fit_data(vibe, X, y):
@@ -71,8 +67,11 @@ def input_dtypes(vibe):
     return "numeric" if vibe.encoder is not None else [np.float64, np.float32]
 
 
-def training_rows(vibe, inputs, device):
-    """What the net iterates over, and the unit features of the same rows."""
+def training_rows(vibe, inputs, whitening, device):
+    """What the net iterates over, and the features of the same rows.
+
+    Publishes the whitening, whose shrinkage is given; None makes none.
+    """
     if vibe._encoder is None:
         features = torch.empty(inputs.shape, dtype=torch.float32, device=device)
         for start in range(0, len(inputs), _CHUNK):
@@ -82,26 +81,17 @@ def training_rows(vibe, inputs, device):
     else:
         features = encode_inputs(vibe, inputs, device)
     whiten = None
-    if vibe.whitening is not None and not vibe.train_encoder:
-        whiten = shrunk_whitening(features, vibe.whitening)
+    if whitening is not None:
+        whiten = shrunk_whitening(features, whitening)
         whiten(features, out=features)
-    _publish_whitening(vibe, whiten)
+    _publish_whitening(vibe, whitening, whiten)
     if vibe.train_encoder:
         return place_rows(inputs, device), features
     return features, features
 
 
-def choose_concentrations(vibe):
-    """Set ``kappa_`` and ``nu_``; what "auto" means depends on the feature space."""
-    if vibe.whitening is not None and not vibe.train_encoder:
-        chosen = WHITENED_CONCENTRATION
-    else:
-        chosen = paper_concentration(len(vibe.classes_))
-    vibe.kappa_ = chosen if vibe.kappa == "auto" else float(vibe.kappa)
-    vibe.nu_ = chosen if vibe.nu == "auto" else float(vibe.nu)
-
-
-def _publish_whitening(vibe, whiten):
+def _publish_whitening(vibe, whitening, whiten):
+    vibe.whitening_ = whitening
     for name in ("mean", "directions", "scales"):
         value = None if whiten is None else getattr(whiten, name).cpu().numpy()
         setattr(vibe, f"whitening_{name}_", value)

@@ -83,7 +83,7 @@ def _check_numbers(vibe):
         check_real("encoder_lr", vibe.encoder_lr, 0, closed="()")
     check_real("lam", vibe.lam, 0, closed="()")
     if vibe.whitening is not None:
-        check_real("whitening", vibe.whitening, 0, closed="()")
+        _check_auto_or_real("whitening", vibe.whitening, closed="()")
     _check_auto_or_real("kappa", vibe.kappa, closed="()")
     _check_auto_or_real("nu", vibe.nu)
     check_option("first_e_step", vibe.first_e_step, ("joint", "clean"))

@@ -4,7 +4,6 @@ import copy
 import warnings
 
 import numpy as np
-import torch
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -16,16 +15,12 @@ from sklearn.utils import TransformerTags, check_array, check_random_state
 from skorch.utils import to_device
 
 from skvibe._callbacks import CallbackSupportMixin, FitTasks, with_callbacks
-from skvibe._checkpoint import open_checkpoint
 from skvibe._device import resolve_device
 from skvibe._fit_data import (
     check_fit_data,
     check_predict_data,
-    choose_concentrations,
     input_dtypes,
-    training_rows,
 )
-from skvibe._fitting import fit_em
 from skvibe._net_state import describe_net, restore_net
 from skvibe._parameters import NET_PREFIXES, check_parameters
 from skvibe._prediction import (
@@ -34,7 +29,8 @@ from skvibe._prediction import (
     predicted_log_proba,
     score_rows,
 )
-from skvibe._publishing import publish_fit
+from skvibe._publishing import publish_refit
+from skvibe._trials import fit_trials, open_checkpoints
 
 _INTERRUPTED = (
     "The fit was interrupted: the model is usable, but the clean labels may not have "
@@ -80,17 +76,19 @@ class VIBEClassifier(
         nearly hard.
     kappa : float or "auto", default="auto"
         Concentration of the clean posterior, > 0. Features are unit vectors, so
-        logits lie in [-kappa, kappa]. "auto": 15 in a whitened feature space, where
-        one value fits all data; otherwise the paper's, 10 up to 30 classes and 20
-        above.
+        logits lie in [-kappa, kappa]. "auto": three settings of `whitening`, kappa
+        and nu are tried, and the one whose relabelling an independent classifier
+        confirms best is kept (`skvibe.trust.relabelling_gain`); what is given as a
+        number stays fixed. Features that are not whitened take the paper's value, 10
+        up to 30 classes and 20 above.
     nu : float or "auto", default="auto"
         Concentration of the corrupted posterior, >= 0: how far given labels are
         trusted. "auto": as for `kappa`.
-    whitening : float or None, default=0.1
-        Shrinkage, > 0, of the whitening of fixed features, see `skvibe.whitening`.
-        It draws on no label, and makes classes of very different feature spaces
-        comparable. None: unit vectors as they are, as in the paper. A trained encoder
-        is never whitened.
+    whitening : float, "auto" or None, default="auto"
+        Shrinkage, > 0, of the whitening of fixed features, see `skvibe.whitening`. It
+        looks at no label, and makes very different feature spaces comparable. None:
+        unit vectors as they are, as in the paper. A trained encoder is never
+        whitened.
     corrupted_posterior : {"full", "approximate"}, default="full"
         Whether p(y | l, x) depends on the row ("full") or only on the clean label.
     pseudo_labels : {"hard", "soft"}, default="hard"
@@ -171,6 +169,11 @@ class VIBEClassifier(
         ``refit=False`` or because rows of one class only were trusted.
     kappa_, nu_ : float
         Concentrations used.
+    whitening_ : float or None
+        Shrinkage used; None without whitening.
+    relabelling_gain_ : float
+        By how much an independent classifier confirms ``clean_labels_``, see
+        `skvibe.trust.relabelling_gain`; 0 where nothing was to be chosen.
     prior_ : ndarray of shape (n_classes,)
         Class shares pi.
     whitening_mean_ : ndarray of shape (n_features,) or None
@@ -245,7 +248,7 @@ class VIBEClassifier(
         lam=25.0,
         kappa="auto",
         nu="auto",
-        whitening=0.1,
+        whitening="auto",
         corrupted_posterior="full",
         pseudo_labels="hard",
         first_e_step="joint",
@@ -380,23 +383,17 @@ class VIBEClassifier(
         self._forget()
         device = resolve_device(self.device)
         X, given = check_fit_data(self, X, y)
-        choose_concentrations(self)
         keep = self.train_mask_
         inputs = X if keep.all() else X[keep]
-        checkpoint = open_checkpoint(
-            self, inputs, given[keep], self._draw_seeds(), device
-        )
-        seed, refit_seed = checkpoint.seeds
+        trials = open_checkpoints(self, inputs, given[keep], self._draw_seeds(), device)
+        refit_seed = trials[0][1].seeds[1]
 
         self._encoder = _copy_encoder(self.encoder, device)
-        rows, features = training_rows(self, inputs, device)
-        codes = torch.from_numpy(given[keep]).to(device)
-        trained = self._encoder if self.train_encoder else None
-        n_classes = len(self.classes_)
-        net = fit_em(self, rows, features, codes, n_classes, seed, trained, checkpoint)
-        del rows, features, codes  # the net drops its own before the refit
-        if publish_fit(self, net, inputs, given, refit_seed):
-            checkpoint.remove()
+        whole = fit_trials(self, inputs, given, trials, device)
+        whole &= publish_refit(self, inputs, given, refit_seed)
+        if whole:
+            for _, checkpoint in trials:
+                checkpoint.remove()
         else:
             warnings.warn(_INTERRUPTED, ConvergenceWarning, stacklevel=4)
 
