@@ -4,12 +4,16 @@ Called in ``fit``, never in ``__init__`` (scikit-learn's rule).
 """
 
 import math
+from collections.abc import Iterable
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
 
-def check_integer(name, value, low=None, high=None):
+def check_integer(
+    name: str, value: Any, low: int | None = None, high: int | None = None
+) -> int:
     """Return ``value`` as int, or say what an acceptable value is."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
         raise TypeError(
@@ -20,7 +24,13 @@ def check_integer(name, value, low=None, high=None):
     return int(value)
 
 
-def check_real(name, value, low=None, high=None, closed="[]"):
+def check_real(
+    name: str,
+    value: Any,
+    low: float | None = None,
+    high: float | None = None,
+    closed: str = "[]",
+) -> float:
     """Return ``value`` as float; ``closed`` says which bounds are allowed values."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise TypeError(
@@ -35,7 +45,7 @@ def check_real(name, value, low=None, high=None, closed="[]"):
     return float(value)
 
 
-def check_option(name, value, options):
+def check_option(name: str, value: Any, options: Iterable[str]) -> str:
     """Return ``value`` if it is one of the strings in ``options``."""
     if not isinstance(value, str) or value not in options:
         choice = ", ".join(repr(option) for option in options)
@@ -43,7 +53,9 @@ def check_option(name, value, options):
     return value
 
 
-def _check_bounds(name, value, low, high, closed):
+def _check_bounds(
+    name: str, value: Any, low: float | None, high: float | None, closed: str
+) -> None:
     too_low = low is not None and (value < low if closed[0] == "[" else value <= low)
     too_high = high is not None and (
         value > high if closed[1] == "]" else value >= high
@@ -54,7 +66,7 @@ def _check_bounds(name, value, low, high, closed):
         )
 
 
-def _bounds(low, high, closed="[]"):
+def _bounds(low: float | None, high: float | None, closed: str = "[]") -> str:
     if low is None and high is None:
         return ""
     left = "(-inf" if low is None else f"{closed[0]}{low}"

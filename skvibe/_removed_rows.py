@@ -9,7 +9,7 @@ ignores the row, it cannot train on the poison by accident.
 import numpy as np
 
 
-def find_removed(X):
+def find_removed(X: np.ndarray) -> np.ndarray:
     """Mask of the rows that are NaN in every feature.
 
     Parameters
@@ -34,7 +34,7 @@ def find_removed(X):
     return removed
 
 
-def mark_removed(X, removed):
+def mark_removed(X: np.ndarray, removed: np.ndarray) -> np.ndarray:
     """Float copy of ``X`` with NaN in every feature of the removed rows.
 
     float32 and float64 keep their type; every other type becomes float32.
@@ -44,12 +44,12 @@ def mark_removed(X, removed):
     return marked
 
 
-def float_dtype(dtype):
+def float_dtype(dtype: np.dtype) -> np.dtype:
     """The float type in which the rows of an array of type ``dtype`` travel."""
     return dtype if dtype in (np.float32, np.float64) else np.dtype(np.float32)
 
 
-def check_finite_rows(X, removed, who):
+def check_finite_rows(X: np.ndarray, removed: np.ndarray, who: str) -> None:
     """Raise unless every row is either removed as a whole or finite."""
     if X.dtype.kind != "f":
         return

@@ -3,10 +3,12 @@
 import itertools
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from sklearn.utils import check_random_state
 
 from skvibe._checks import check_option
@@ -21,6 +23,12 @@ _N_ITERATIONS = 2
 _BISECTIONS = 4
 # Above this surplus a lower resolution is tried before communities are merged.
 _SURPLUS = 1.3
+# Up to this number all pairs of communities are looked at.
+_MOST_PAIRED = 2000
+
+
+# Labels at a resolution.
+_Run = Callable[[float], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -50,15 +58,15 @@ class Communities:
 
 
 def find_communities(
-    edges,
-    n_nodes,
-    n_communities,
+    edges: np.ndarray,
+    n_nodes: int,
+    n_communities: int,
     *,
-    features=None,
-    backend="igraph",
-    random_state=None,
-    verbose=0,
-):
+    features: np.ndarray | None = None,
+    backend: str = "igraph",
+    random_state: int | np.random.RandomState | None = None,
+    verbose: int = 0,
+) -> Communities:
     """Partition a graph into ``n_communities`` by modularity (Leiden).
 
     One run at resolution 1 gives the natural number of communities. If there are
@@ -99,7 +107,9 @@ def find_communities(
     which lowering the resolution would make merging pay [2]_. Pairs without edges
     come last: by the distance of their means if ``features`` are given, else those
     of the smallest degrees first. A small group apart from all others so stays a
-    community, which it would not if modularity were to be kept highest.
+    community, which it would not if modularity were to be kept highest. Of more than
+    2,000 communities (crumbs that an attacker may have strewn) many pairs are merged
+    at once first, so that time and memory stay in proportion to the edges.
 
     References
     ----------
@@ -129,7 +139,9 @@ def find_communities(
     return Communities(labels, reached, resolution, n_runs, found - reached)
 
 
-def community_links(labels, edges, n_communities):
+def community_links(
+    labels: np.ndarray, edges: np.ndarray, n_communities: int
+) -> np.ndarray:
     """Edges between and within communities.
 
     Parameters
@@ -154,7 +166,7 @@ def community_links(labels, edges, n_communities):
     return counts + counts.T
 
 
-def _search_resolution(run, target):
+def _search_resolution(run: _Run, target: int) -> tuple[np.ndarray, float, int]:
     """Labels with at least ``target`` communities (or the most), resolution, runs."""
     resolution, n_runs = 1.0, 1
     labels = run(resolution)
@@ -178,12 +190,12 @@ def _search_resolution(run, target):
     return labels, float(resolution), n_runs
 
 
-def _tell_runs(run, verbose):
+def _tell_runs(run: _Run, verbose: int) -> _Run:
     """The same function; it says what came out. How many runs there are is unknown."""
     progress = Progress("Leiden, runs", None, enabled=verbose > 0, every=2.0)
     numbers = itertools.count(1)
 
-    def told(resolution):
+    def told(resolution: float) -> np.ndarray:
         labels = run(resolution)
         progress.update(
             next(numbers), resolution=resolution, communities=int(labels.max()) + 1
@@ -193,7 +205,7 @@ def _tell_runs(run, verbose):
     return told
 
 
-def _leiden_runner(edges, n_nodes, backend, seed):
+def _leiden_runner(edges: np.ndarray, n_nodes: int, backend: str, seed: int) -> _Run:
     """Function from a resolution to labels 0, 1, ...; the graph is built once."""
     import igraph
 
@@ -201,7 +213,7 @@ def _leiden_runner(edges, n_nodes, backend, seed):
     pairs = list(zip(edges[:, 0].tolist(), edges[:, 1].tolist(), strict=True))
     graph = igraph.Graph(n=n_nodes, edges=pairs)
 
-    def run_igraph(resolution):
+    def run_igraph(resolution: float) -> np.ndarray:
         with _IGRAPH_LOCK:
             igraph.set_random_number_generator(random.Random(seed))
             try:
@@ -215,7 +227,7 @@ def _leiden_runner(edges, n_nodes, backend, seed):
                 igraph.set_random_number_generator(random)
         return np.array(partition.membership, dtype=np.int64)
 
-    def run_leidenalg(resolution):
+    def run_leidenalg(resolution: float) -> np.ndarray:
         import leidenalg
 
         partition = leidenalg.find_partition(
@@ -230,19 +242,23 @@ def _leiden_runner(edges, n_nodes, backend, seed):
     return run_igraph if backend == "igraph" else run_leidenalg
 
 
-def _merge(labels, edges, target, features):
+def _merge(
+    labels: np.ndarray, edges: np.ndarray, target: int, features: np.ndarray | None
+) -> np.ndarray:
     """Merge communities until ``target`` are left."""
+    if labels.max() + 1 > max(_MOST_PAIRED, target):
+        labels = _contract(labels, edges, max(_MOST_PAIRED, target))
     found = int(labels.max()) + 1
     links = community_links(labels, edges, found)
     degrees = np.maximum(links.sum(axis=1), 1.0)
     sizes = np.bincount(labels).astype(np.float64)
     means = None
     if features is not None:
-        means = np.array([features[labels == p].mean(axis=0) for p in range(found)])
-        means = means.astype(np.float64)
+        members = coo_matrix((np.ones(len(labels)), (labels, np.arange(len(labels)))))
+        means = (members.tocsr() @ features) / sizes[:, None]
     alive = np.ones(found, dtype=bool)
 
-    def score(p):
+    def score(p: int) -> np.ndarray:
         """How soon to merge p with each other community: linked pairs above 0."""
         gaps = (
             degrees * degrees[p]
@@ -256,8 +272,12 @@ def _merge(labels, edges, target, features):
 
     scores = np.array([score(p) for p in range(found)])
     groups = np.arange(found)
+    # The best partner of each, kept up to date: the matrix is not read whole again.
+    best = scores.argmax(axis=1)
+    height = scores[groups, best]
     for _ in range(found - target):
-        p, q = sorted(divmod(int(np.argmax(scores)), found))
+        p = int(height.argmax())
+        p, q = sorted((p, int(best[p])))
         if means is not None:
             total = sizes[p] + sizes[q]
             means[p] = (sizes[p] * means[p] + sizes[q] * means[q]) / total
@@ -269,10 +289,55 @@ def _merge(labels, edges, target, features):
         groups[groups == q] = p
         scores[q] = scores[:, q] = -np.inf
         scores[p] = scores[:, p] = score(p)
+        stale = np.flatnonzero((best == p) | (best == q))
+        best[stale] = scores[stale].argmax(axis=1)
+        best[p] = scores[p].argmax()
+        column = scores[:, p]
+        nearer = (column > height) | ((column == height) & (p < best))
+        nearer[stale] = nearer[p] = False
+        best[nearer] = p
+        height = scores[np.arange(found), best]
     return groups[labels]
 
 
-def _by_size(labels):
+def _contract(labels: np.ndarray, edges: np.ndarray, target: int) -> np.ndarray:
+    """Bring very many communities down to ``target`` without looking at all pairs.
+
+    In every round those most tightly joined are merged with their best partner, many
+    at once. Communities without any edge outside are merged last, the smallest first.
+    """
+    found = int(labels.max()) + 1
+    while found > target:
+        ends = labels[edges]
+        degrees = np.maximum(np.bincount(ends.ravel(), minlength=found), 1.0)
+        ends = ends[ends[:, 0] != ends[:, 1]]
+        if len(ends) == 0:
+            smallest = np.bincount(labels).argsort(kind="stable")[: found - target + 1]
+            pairs = np.column_stack([smallest[:-1], smallest[1:]])
+        else:
+            pairs = _best_partners(ends, degrees, found)[: found - target]
+        joined = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(found, found))
+        found, groups = connected_components(joined, directed=False)
+        labels = groups[labels].astype(np.int64)
+    return labels
+
+
+def _best_partners(ends: np.ndarray, degrees: np.ndarray, found: int) -> np.ndarray:
+    """Each linked community with the one it is joined to most tightly, tightest first.
+
+    Both ends of an edge name communities; ties go to the lowest numbers.
+    """
+    shape = (found, found)
+    half = coo_matrix((np.ones(len(ends)), ends.T), shape=shape).tocsr()
+    links = (half + half.T).tocoo()
+    tightness = links.data / (degrees[links.row] * degrees[links.col])
+    order = np.lexsort((links.col, -tightness, links.row))
+    first = order[np.diff(links.row[order], prepend=-1) > 0]
+    first = first[np.argsort(-tightness[first], kind="stable")]
+    return np.column_stack([links.row[first], links.col[first]])
+
+
+def _by_size(labels: np.ndarray) -> np.ndarray:
     """Renumber: largest community 0, equal sizes in the order of their first node."""
     _, first, inverse, counts = np.unique(
         labels, return_index=True, return_inverse=True, return_counts=True

@@ -4,6 +4,7 @@ import threading
 import numpy as np
 import pytest
 
+from skvibe import communities
 from skvibe.communities import community_links, find_communities
 from skvibe.knn import find_neighbors, neighbor_edges
 
@@ -153,6 +154,75 @@ def test_nodes_without_edges_are_communities():
     found = find_communities(np.array([[0, 1]]), 4, 3, random_state=0)
     assert found.n_communities == 3
     assert found.labels[0] == found.labels[1]
+
+
+def merge_by_the_book(labels, edges, target, features):
+    """The merging rule, every pair looked at in every step."""
+    groups = labels.copy()
+    while len(np.unique(groups)) > target:
+        names = np.unique(groups)
+        links = community_links(np.searchsorted(names, groups), edges, len(names))
+        degrees = np.maximum(links.sum(axis=1), 1.0)
+        means = np.array([features[groups == name].mean(axis=0) for name in names])
+        gaps = np.linalg.norm(means[:, None] - means, axis=2)
+        score = np.where(links > 0, links / np.outer(degrees, degrees), -gaps)
+        np.fill_diagonal(score, -np.inf)
+        p, q = sorted(divmod(int(score.argmax()), len(names)))
+        groups[groups == names[q]] = names[p]
+    return groups
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_merging_goes_by_the_book(seed):
+    rng = np.random.default_rng(seed)
+    labels = np.r_[np.arange(30), rng.integers(30, size=90)]
+    edges = np.unique(np.sort(rng.integers(120, size=(150, 2)), axis=1), axis=0)
+    edges = edges[edges[:, 0] != edges[:, 1]]
+    features = rng.standard_normal((120, 3))
+    for target in (1, 4, 17, 29):
+        merged = communities._merge(labels, edges, target, features)
+        expected = merge_by_the_book(labels, edges, target, features)
+        np.testing.assert_array_equal(merged, expected)
+
+
+def cliques(n_cliques, size):
+    """Edges of cliques without any edge between them."""
+    pairs = np.array([[i, j] for i in range(size) for j in range(i + 1, size)])
+    return (pairs + size * np.arange(n_cliques)[:, None, None]).reshape(-1, 2)
+
+
+def test_very_many_communities_are_merged_without_all_their_pairs(monkeypatch):
+    monkeypatch.setattr(communities, "_MOST_PAIRED", 12)
+    # 300 crumbs apart from each other, and a group of 40.
+    big = 900 + cliques(1, 40)
+    found = find_communities(np.vstack([cliques(300, 3), big]), 940, 4, random_state=0)
+    assert found.n_communities == 4
+    assert len(np.unique(found.labels[900:])) == 1
+    # A chain: neighbours are merged, so every community is a stretch of it.
+    chain = np.column_stack([np.arange(999), np.arange(1, 1000)])
+    found = find_communities(chain, 1000, 3, random_state=0)
+    assert found.n_communities == 3
+    assert np.count_nonzero(np.diff(found.labels)) == 2
+    assert np.bincount(found.labels).min() > 100
+
+
+def test_contracting_stops_at_the_number_asked_for():
+    edges = np.vstack([cliques(100, 3), [[0, 3], [6, 9]]])
+    labels = np.repeat(np.arange(100), 3)
+    for target in (99, 98, 97, 40, 1):
+        contracted = communities._contract(labels, edges, target)
+        assert set(contracted) == set(range(target))
+        # The linked ones first.
+        assert contracted[0] == contracted[3] or contracted[6] == contracted[9]
+    np.testing.assert_array_equal(communities._contract(labels, edges, 100), labels)
+
+
+def test_contracting_takes_the_tightest_pair_first():
+    # Three linked pairs; the second has two edges between its ends.
+    edges = np.vstack([cliques(6, 3), [[0, 3], [6, 9], [7, 10], [12, 15]]])
+    labels = np.repeat(np.arange(6), 3)
+    contracted = communities._contract(labels, edges, 5)
+    np.testing.assert_array_equal(contracted[::3], [0, 1, 2, 2, 3, 4])
 
 
 def test_links_count_edges_and_degrees():
