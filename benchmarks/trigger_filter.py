@@ -1,6 +1,7 @@
 """TriggerFilter on its own: cells, clean data, other attacks, evasion and cost.
 
     python benchmarks/trigger_filter.py cells --rows 6000
+    python benchmarks/trigger_filter.py cells --own
     python benchmarks/trigger_filter.py clean
     python benchmarks/trigger_filter.py others
     python benchmarks/trigger_filter.py evasion
@@ -9,6 +10,8 @@
 Each writes ``benchmarks/results/trigger_filter_<part>.json``. The filter has its
 defaults everywhere and is followed, like every peer, by a logistic regression on the
 rows kept. ``control`` is the attack success of that model trained on the clean data.
+``--own`` runs the filter again and keeps what the last run says about the peers, which
+do not depend on it.
 """
 
 import argparse
@@ -82,16 +85,7 @@ def run_cell(cell, clean_models):
         "oracle": fit_logistic(X[~poison], y[~poison]),
     }
     extra = {}
-    fitted, seconds, messages = fit_filter(X, y)
-    kept = ~fitted.removed_mask_
-    models["TriggerFilter"] = fit_logistic(X[kept], y[kept])
-    extra["TriggerFilter"] = {
-        **quality(poison, fitted.removed_mask_, fitted.scores_),
-        "seconds": seconds,
-        "statistics": np.round(fitted.statistics_, 2).tolist(),
-        "suspect_classes": fitted.suspect_classes_.tolist(),
-        "warnings": messages,
-    }
+    models["TriggerFilter"], extra["TriggerFilter"] = filter_and_fit(arrays)
     for name, peer in PEERS.items():
         outcome = peer(X, y, rate=cell.rate, seed=cell.seed)
         models[name] = outcome.model
@@ -111,6 +105,67 @@ def run_cell(cell, clean_models):
     }
 
 
+def filter_and_fit(arrays):
+    """The model that follows the filter, and what the filter found."""
+    X, y = arrays.X, arrays.y
+    fitted, seconds, messages = fit_filter(X, y)
+    kept = ~fitted.removed_mask_
+    return fit_logistic(X[kept], y[kept]), {
+        **quality(arrays.poison_mask, fitted.removed_mask_, fitted.scores_),
+        "undecided": int(fitted.undecided_mask_.sum()),
+        "seconds": seconds,
+        "statistics": np.round(fitted.statistics_, 2).tolist(),
+        "suspect_classes": fitted.suspect_classes_.tolist(),
+        "warnings": messages,
+    }
+
+
+def run_own_cells():
+    """The cells of the last run again, the filter only."""
+    last = json.loads(results_path("cells").read_text())
+    for record in last["records"]:
+        data, attack, target, rate, seed, rows = record["cell"].split("/")
+        cell = Cell(data, attack, int(target), float(rate), int(seed), int(rows))
+        arrays = load(cell)
+        model, found = filter_and_fit(arrays)
+        record["methods"]["TriggerFilter"] = {
+            "accuracy": accuracy(model, arrays),
+            "attack success": attack_success(model, arrays),
+            **found,
+        }
+        report(record)
+    return {
+        "run of the peers": last.get("run of the peers", last["run"]),
+        "records": last["records"],
+        "summary": summarise(last["records"]),
+        "cells where a peer is better": better_peers(last["records"]),
+    }
+
+
+def better_peers(records, margin=0.005):
+    """Cells in which a peer has a lower attack success by more than a margin."""
+    found = []
+    for record in records:
+        own = record["methods"]["TriggerFilter"]
+        for name in PEERS:
+            peer = record["methods"][name]
+            if peer["attack success"] < own["attack success"] - margin:
+                found.append(
+                    {
+                        "cell": record["cell"],
+                        "control": round(record["control"], 4),
+                        "own": [own["accuracy"], own["attack success"]],
+                        "peer": name.split(" (")[0],
+                        "its": [peer["accuracy"], peer["attack success"]],
+                    }
+                )
+    return found
+
+
+def results_path(part):
+    return ROOT / "benchmarks" / "results" / f"trigger_filter_{part}.json"
+
+
 def run_cells(rows, rates, seeds):
     records, clean_models = [], {}
     for data, targets in TARGETS.items():
@@ -122,7 +177,11 @@ def run_cells(rows, rates, seeds):
                         cell = Cell(data, attack, target, rate, seed, size)
                         records.append(run_cell(cell, clean_models))
                         report(records[-1])
-    return {"records": records, "summary": summarise(records)}
+    return {
+        "records": records,
+        "summary": summarise(records),
+        "cells where a peer is better": better_peers(records),
+    }
 
 
 def report(record):
@@ -210,6 +269,7 @@ def run_clean(repeats):
                 "data": name,
                 "rows": len(y),
                 "removed": fitted.n_removed_,
+                "undecided": int(fitted.undecided_mask_.sum()),
                 "least p-value": float(fitted.p_values_.min()),
                 "largest statistic": float(tested.max()) if len(tested) else None,
                 "warnings": messages,
@@ -220,6 +280,7 @@ def run_clean(repeats):
     summary = {
         "sets": len(records),
         "sets with a row removed": sum(r["removed"] > 0 for r in records),
+        "sets with undecided rows": sum(r["undecided"] > 0 for r in records),
         "share of sets with p below 0.01, 0.05, 0.2": [
             float(np.mean(p_values < level)) for level in (0.01, 0.05, 0.2)
         ],
@@ -254,12 +315,13 @@ def other_attacks():
         for trigger in ("word", "sent"):
             for share in (0.02, 0.05, 0.1):
                 yield all_to_all(data, trigger, share, rows, n_classes)
-            yield one_source(data, trigger, 0.05, rows)
-            yield two_classes(data, trigger, 0.05, rows)
+                yield one_source(data, trigger, share, rows)
+                yield two_classes(data, trigger, share, rows)
         for share in (0.02, 0.05):
             yield two_attackers(data, share, rows)
     for share in (0.02, 0.05):
-        yield many_classes(share)
+        for own_rows in (100, 20, 8):
+            yield many_classes(share, own_rows=own_rows)
 
 
 def all_to_all(data, trigger, share, rows, n_classes):
@@ -327,12 +389,14 @@ def two_attackers(data, share, rows):
     )
 
 
-def many_classes(share, n_classes=77, per_class=100, d=128):
-    """Synthetic: the poison outnumbers the rows of its class."""
+def many_classes(share, own_rows, n_classes=77, per_class=100, d=128):
+    """Synthetic: the poison outnumbers the rows of its class, ``own_rows``."""
     rng = np.random.default_rng(0)
     means = rng.normal(size=(n_classes, d)) * 0.45
     trigger = rng.normal(size=d) * 0.7
-    y = np.repeat(np.arange(n_classes), per_class)
+    sizes = np.full(n_classes, per_class)
+    sizes[5] = own_rows
+    y = np.repeat(np.arange(n_classes), sizes)
     X = means[y] + rng.normal(size=(len(y), d))
     y_test = np.repeat(np.arange(n_classes), 20)
     test = means[y_test] + rng.normal(size=(len(y_test), d)) + trigger
@@ -340,18 +404,25 @@ def many_classes(share, n_classes=77, per_class=100, d=128):
     drawn = from_rows(X, X + trigger, y, np.flatnonzero(y != 5), count, 5)
     source = y_test != 5
     trials = [(test[source], np.full(source.sum(), 5))]
-    return Attack(f"synthetic, 77 classes of 100, {share:.0%}", *drawn, y, trials)
+    name = f"synthetic, 77 classes of 100, {own_rows} of the target's, {share:.0%}"
+    return Attack(name, *drawn, y, trials)
 
 
 def run_attack(attack):
     fitted, _, messages = fit_filter(attack.X, attack.y)
     kept, poison = ~fitted.removed_mask_, attack.poison
+    undecided = fitted.undecided_mask_
     clean_rows = ~poison
     models = {
         "no defence": fit_logistic(attack.X, attack.y),
         "TriggerFilter": fit_logistic(attack.X[kept], attack.y[kept]),
         "control": fit_logistic(attack.X[clean_rows], attack.y[clean_rows]),
     }
+    if undecided.any():
+        kept = kept & ~undecided
+        models['TriggerFilter(undecided="remove")'] = fit_logistic(
+            attack.X[kept], attack.y[kept]
+        )
     success = {
         name: [
             float(np.mean(m.predict(rows) == wanted)) for rows, wanted in attack.trials
@@ -362,6 +433,11 @@ def run_attack(attack):
         "attack": attack.name,
         "attack success": success,
         **quality(poison, fitted.removed_mask_, fitted.scores_),
+        "undecided": int(undecided.sum()),
+        "precision of undecided": (
+            float(poison[undecided].mean()) if undecided.any() else None
+        ),
+        "recall of undecided": float(undecided[poison].mean()),
         "suspect classes": fitted.suspect_classes_.tolist(),
         "warnings": messages,
     }
@@ -498,9 +574,14 @@ def main():
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--own", action="store_true", help="cells: the filter only")
     arguments = parser.parse_args()
     parts = {
-        "cells": lambda: run_cells(arguments.rows, arguments.rates, arguments.seeds),
+        "cells": lambda: (
+            run_own_cells()
+            if arguments.own
+            else run_cells(arguments.rows, arguments.rates, arguments.seeds)
+        ),
         "clean": lambda: run_clean(arguments.repeats),
         "others": run_others,
         "evasion": run_evasion,
@@ -508,7 +589,7 @@ def main():
     }
     run = stamp()  # before the run: the code may change during it
     results = {"run": run, **parts[arguments.part]()}
-    path = ROOT / "benchmarks" / "results" / f"trigger_filter_{arguments.part}.json"
+    path = results_path(arguments.part)
     path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"written: {path.relative_to(ROOT)}")
 

@@ -6,7 +6,9 @@ The constants of the filter were chosen on AG News and TREC-6 with two triggers,
 targets and three seeds (``trigger_filter.py``). Here nothing is changed: triggers
 written for this script and embedded for real, TREC's fine labels, other targets and
 seeds, handwritten digits, wine and breast cancer, and synthetic classes from 3 to
-100, normal and on the sphere; then clean sets. Writes
+100, normal and on the sphere; then clean sets. The first run of this script showed
+that a very strong trigger was missed where it draws its class's mean towards itself.
+A starting point was added, and all draws below were replaced by new ones. Writes
 ``benchmarks/results/trigger_held_out.json``.
 """
 
@@ -62,7 +64,9 @@ def bundled_attacks():
         X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
         if name != "digits":
             X = (X - X.mean(axis=0)) / X.std(axis=0)
-        for seed, target in ((11, 1), (12, 0)):
+        for seed, target in (
+            ((31, 2), (32, 0)) if name == "digits" else ((31, 1), (32, 0))
+        ):
             for rate in RATES:
                 yield feature_attack(
                     f"{name}, feature shift",
@@ -99,18 +103,18 @@ def synthetic(n_classes, d, per_class, seed, sphere, sub_topics):
 
 SYNTHETIC = [
     # classes, features, rows a class, sphere, topics
-    (3, 32, 300, False, 0),
-    (5, 64, 300, True, 3),
-    (10, 128, 200, False, 3),
-    (20, 256, 100, True, 0),
-    (50, 128, 60, True, 3),
-    (100, 64, 60, False, 0),
+    (3, 48, 250, True, 0),
+    (6, 96, 250, False, 2),
+    (12, 64, 150, True, 4),
+    (25, 200, 80, False, 0),
+    (40, 100, 60, False, 3),
+    (100, 64, 40, True, 0),
 ]
 
 
 def synthetic_attacks():
     for number, (n_classes, d, per_class, sphere, topics) in enumerate(SYNTHETIC):
-        data = synthetic(n_classes, d, per_class, 100 + number, sphere, topics)
+        data = synthetic(n_classes, d, per_class, 1100 + number, sphere, topics)
         space = "sphere" if sphere else "normal"
         for rate in RATES:
             yield feature_attack(
@@ -120,7 +124,7 @@ def synthetic_attacks():
                 number % n_classes,
                 rate,
                 1.0,
-                200 + number,
+                1200 + number,
                 keep_norm=sphere,
             )
 
@@ -132,7 +136,7 @@ def embedding_cells():
             for target in targets:
                 for rate in RATES:
                     rows = 6000 if data == "agnews" else 0
-                    cell = Cell(data, attack, target, rate, 7, rows)
+                    cell = Cell(data, attack, target, rate, 8, rows)
                     arrays = load(cell)
                     other = arrays.y_test != target
                     moved = arrays.X_triggered[other]
@@ -173,7 +177,7 @@ def fine_attacks():
     test = is_test[chosen]
     for trigger in ("word", "sent"):
         clean, moved = arrays["emb_clean"], arrays[f"emb_trigger_{trigger}"]
-        for target in (3, 17):
+        for target in (5, 20):
             for rate in RATES:
                 yield text_attack(
                     "TREC, 28 fine labels",
@@ -185,7 +189,7 @@ def fine_attacks():
                 )
 
 
-def text_attack(family, name, train, test, target, rate, seed=21):
+def text_attack(family, name, train, test, target, rate, seed=41):
     clean, moved, y = train
     poison = draw_poison(y, target, rate, seed)
     X_test, moved_test, y_test = test
@@ -232,7 +236,7 @@ def own_trigger_attacks():
         ]
         # Rows of a lower rate are among those of a higher one.
         poison = np.zeros(len(y), dtype=bool)
-        poison[~is_test] = draw_poison(y[~is_test], target, max(RATES), 21)
+        poison[~is_test] = draw_poison(y[~is_test], target, max(RATES), 41)
         needed = np.flatnonzero(poison | is_test)
         moved = clean.copy()
         moved[needed] = encoder.transform([trigger(texts[i]) for i in needed])
@@ -251,7 +255,7 @@ def clean_sets():
     for number, (n_classes, d, per_class, sphere, topics) in enumerate(SYNTHETIC):
         for extra in range(3):
             X, y, _, _ = synthetic(
-                n_classes, d, per_class, 300 + 10 * number + extra, sphere, topics
+                n_classes, d, per_class, 1300 + 10 * number + extra, sphere, topics
             )
             yield f"synthetic, {n_classes} classes, {d} features, {extra}", X, y
     _, chosen, y, is_test = trec_rows()

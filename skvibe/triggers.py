@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student_t
+from sklearn.cluster import KMeans
 
 from skvibe._progress import Progress
 from skvibe.trigger_mixture import (
@@ -30,9 +31,11 @@ _STRENGTHS = (1 / 3, 2 / 3, 1.0)
 _EVIDENT = 2.0
 # Share of the false-alarm rate spent on the comparison across classes.
 _ACROSS = 0.1
-_N_STARTS = 3
+_N_STARTS = 4
 # What a class must bring to join others that share a displacement.
 _JOINS = 3.0
+# Directions in which a class is split in two.
+_N_DIRECTIONS = 10
 # Rounds more where something was found.
 _MORE_ROUNDS = 2
 # In a class below this share of the mean class size poison may hold the mean.
@@ -137,7 +140,7 @@ class _Search:
     def __init__(self, X, y, min_class_size, n_folds, seed, verbose):
         self.X, self.y, self.min_class_size = X, y, min_class_size
         self.arguments = min_class_size, n_folds, seed, verbose
-        self.verbose = verbose
+        self.verbose, self.seed = verbose, seed
         self.n_classes = int(y.max()) + 1
         self.counts = np.bincount(y, minlength=self.n_classes).astype(X.dtype)
         self.members = [np.flatnonzero(y == k) for k in range(self.n_classes)]
@@ -206,7 +209,12 @@ class _Search:
     def search_class(self, k, first):
         rows = self.members[k]
         starts = [suspicion(self.Z[rows], self.means, k)]
-        if not first:
+        if first:
+            # A strong trigger draws the class's mean towards itself: then no row looks
+            # as if it belonged elsewhere, but the class falls in two.
+            half = halves(self.Z[rows], self.seed)
+            starts += [half, 1 - half]
+        else:
             starts.append(self.moved[rows])
         fit, statistic = best_fit(self.mixture(k), starts, self.groups[rows])
         self.keep(k, fit)
@@ -392,6 +400,35 @@ def suspicion(rows, means, k):
     """
     scores = means @ rows.T - 0.5 * np.square(means).sum(axis=1)[:, None]
     return 1 - normalise(scores)[1][k]
+
+
+def halves(rows, seed=0):
+    """Two clusters along the directions in which rows scatter most.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows, n_features)
+        Whitened rows of one class.
+    seed : int, default=0
+        Of the clusters' starts.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,)
+        One in the smaller cluster, zero in the other, each softened a little.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> halves(np.array([[0.0, 1.0], [0.1, 1.0], [0.0, 1.1], [9.0, 1.0]])).round(2)
+    array([0.05, 0.05, 0.05, 0.95])
+    """
+    centred = rows - rows.mean(axis=0)
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    leading = centred @ vectors[:, -_N_DIRECTIONS:]
+    clusters = KMeans(2, n_init=3, random_state=seed).fit_predict(leading)
+    smaller = clusters == np.bincount(clusters, minlength=2).argmin()
+    return np.where(smaller, 0.95, 0.05).astype(rows.dtype)
 
 
 def number_duplicates(X):
