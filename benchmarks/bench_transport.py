@@ -52,6 +52,9 @@ ANCHORS = [
 GROWTH = [("fit", n, 10) for n in (10_000, 31_623, 100_000, 316_228, 1_000_000)]
 GROWTH += [("fit", n, 100) for n in (10_000, 31_623, 100_000)]
 CLASSES = [("fit", 20_000, k) for k in (3, 10, 30, 100, 300, 1_000)]
+# Whole solves of a thousand classes take minutes with the peers: rows enough for each.
+CLASSES += [("fit", 100_000, 1_000)]
+DRIFT = [*ANCHORS, ("fit", 10_000, 100), ("sharp", 50_000, 100)]
 QUICK_ANCHORS = ANCHORS[:2]
 QUICK_GROWTH = [("fit", n, 10) for n in (10_000, 31_623, 100_000)]
 QUICK_CLASSES = [("fit", 5_000, k) for k in (10, 100)]
@@ -60,9 +63,17 @@ QUICK_CLASSES = [("fit", 5_000, k) for k in (10, 100)]
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, two minutes")
+    parser.add_argument(
+        "--add",
+        choices=["drift", "thousand"],
+        help="measure this alone and put it into the result of the last full run",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     run = stamp()
+    if options.add:
+        add(options.add, run)
+        return
     for name in ("POT", "ott-jax"):
         try:
             run["versions"][name] = importlib.metadata.version(name)
@@ -79,6 +90,7 @@ def main():
     results["classes"] = [
         growth(*case) for case in (QUICK_CLASSES if options.quick else CLASSES)
     ]
+    results["drift"] = [drift(*c) for c in (QUICK_ANCHORS if options.quick else DRIFT)]
     name = "transport_quick.json" if options.quick else "transport.json"
     path = ROOT / "benchmarks/results" / name
     path.parent.mkdir(exist_ok=True)
@@ -88,11 +100,27 @@ def main():
         plot(results)
 
 
+def add(what, run):
+    """One part of a full run, with a stamp of its own."""
+    path = ROOT / "benchmarks/results/transport.json"
+    results = json.loads(path.read_text())
+    if what == "drift":
+        results["drift"] = [drift(*case) for case in DRIFT]
+    else:
+        results["thousand"] = [growth(*CLASSES[-1])]
+    results[f"{what} run"] = run
+    path.write_text(json.dumps(results, indent=1) + "\n")
+
+
 # -- problems ----------------------------------------------------------------------
 
 
-def problem(kind, n_rows, n_classes, seed=0, n_features=32):
-    """Log-probabilities (float32) and prior, as in the module's text."""
+def problem(kind, n_rows, n_classes, seed=0, n_features=32, moved=0.0):
+    """Log-probabilities (float32) and prior, as in the module's text.
+
+    ``moved`` shifts the prototypes of the model, not the rows, by this part of their
+    length, as the M-step between two E-steps does.
+    """
     rng = np.random.default_rng(seed)
     kappa = 10.0 if n_classes <= 30 else 20.0
     centres = rng.standard_normal((n_classes, n_features))
@@ -100,20 +128,24 @@ def problem(kind, n_rows, n_classes, seed=0, n_features=32):
     y = rng.integers(n_classes, size=n_rows)
     noise = _noise_for_accuracy(centres, rng, 0.85)
     given = np.where(rng.random(n_rows) < 0.1, 0, y)
+    shift = np.random.default_rng(seed + 1).standard_normal(centres.shape)
+    shift /= np.linalg.norm(shift, axis=1, keepdims=True)
+    model = centres + moved * shift
+    model /= np.linalg.norm(model, axis=1, keepdims=True)
     if kind == "fit":
         rule = np.full((n_classes, n_classes), 0.003 / n_classes)
         rule += 0.9 * np.eye(n_classes)
         rule[:, 0] += 0.1
         rule = np.log(rule / rule.sum(axis=1, keepdims=True))
     else:
-        rule = _log_softmax(kappa * centres @ centres.T)
+        rule = _log_softmax(kappa * model @ model.T)
     log_p = np.empty((n_rows, n_classes), dtype=np.float32)
     for start in range(0, n_rows, 100_000):
         rows = slice(start, start + 100_000)
         x = centres[y[rows]]
         x = x + noise * rng.standard_normal(x.shape)
         x /= np.linalg.norm(x, axis=1, keepdims=True)
-        log_p[rows] = _log_softmax(kappa * x @ centres.T) + rule[:, given[rows]].T
+        log_p[rows] = _log_softmax(kappa * x @ model.T) + rule[:, given[rows]].T
     prior = np.exp(0.02 * rng.standard_normal(n_classes))
     return log_p, prior / prior.sum()
 
@@ -227,6 +259,25 @@ def warm(log_p, prior):
         lambda: solve_transport(moved, prior, init=before.potentials), 3
     )
     return {"s": again, "passes": found.n_iter, "converged": found.converged}
+
+
+def drift(kind, n_rows, n_classes):
+    """Passes after the prototypes moved by 1, 5 and 20 % of their length."""
+    log_p, prior = problem(kind, n_rows, n_classes)
+    before = solve_transport(torch.from_numpy(log_p), prior)
+    row = {"kind": kind, "N": n_rows, "K": n_classes, "cold": before.n_iter, "warm": {}}
+    for moved in (0.01, 0.05, 0.2):
+        later, prior = problem(kind, n_rows, n_classes, moved=moved)
+        later = torch.from_numpy(later)
+        found = solve_transport(later, prior, init=before.potentials)
+        cold = solve_transport(later, prior)
+        row["warm"][f"{moved:g}"] = {"passes": found.n_iter, "cold": cold.n_iter}
+    print(
+        f"{kind} {n_rows:,} x {n_classes}: passes cold {row['cold']}, after a drift "
+        + ", ".join(f"{k}: {v['passes']}" for k, v in row["warm"].items()),
+        flush=True,
+    )
+    return row
 
 
 def passes(log_p, potentials):
