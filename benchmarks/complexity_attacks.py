@@ -196,13 +196,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default="", help="part of the names of fits")
+    parser.add_argument("--without", default="none", help="fits to leave out, likewise")
     parser.add_argument("--attack", default="", help="part of the names of attacks")
     parser.add_argument("--least", action="store_true", help="fail above the multiples")
     args = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)
-    chosen = {name: fit for name, fit in fits().items() if args.only in name}
+    chosen = {
+        name: fit
+        for name, fit in fits().items()
+        if args.only in name and args.without not in name
+    }
     warm_up(chosen)
     results = {name: {} for name in chosen}
     for attack, X, y in attacks():

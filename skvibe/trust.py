@@ -89,7 +89,14 @@ def refit_labels(
     return kept | relabelled, np.where(kept, given, clean)
 
 
-def relabelling_gain(trusted_X, trusted_labels, changed_X, given, clean, n_samples):
+def relabelling_gain(
+    trusted_X: np.ndarray,
+    trusted_labels: np.ndarray,
+    changed_X: np.ndarray,
+    given: np.ndarray,
+    clean: np.ndarray,
+    n_samples: int,
+) -> float:
     """How far an independent classifier confirms the relabelling of rows.
 
     A classifier that has seen trusted rows only is asked, for every row that was given
