@@ -1,5 +1,7 @@
 """The interpolated normaliser against the sum of its terms in double precision."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -147,3 +149,21 @@ def test_posterior_of_many_classes_is_normalised():
 def test_no_rows():
     empty = torch.empty(0, 100)
     assert log_normaliser(empty, torch.eye(100), empty, 20.0).shape == (0, 100)
+
+
+def test_nothing_of_more_than_the_matrix_is_held():
+    from torch.profiler import ProfilerActivity, profile
+
+    problem = inputs(40_000, 64, 16, 20.0)
+    activities = [ProfilerActivity.CPU]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the profiler's own
+        with profile(activities=activities, profile_memory=True) as recorded:
+            log_normaliser(*problem, 20.0)
+    held = peak = 0
+    for event in recorded.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    matrix = problem[0].numel() * 4
+    assert matrix <= peak < 1.7 * matrix  # the result and a few blocks
