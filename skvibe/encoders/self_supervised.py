@@ -226,6 +226,11 @@ class SelfSupervisedEncoder(
                 "augment must be None, a torch.nn.Module or a callable on batches of "
                 f"images, got {type(self.augment).__name__}."
             )
+        if self.net_params is not None and not isinstance(self.net_params, dict):
+            raise TypeError(
+                "net_params must be a dict of parameters of skorch.NeuralNet or None, "
+                f"got {type(self.net_params).__name__}."
+            )
         check_integer("max_epochs", self.max_epochs, 1)
         check_integer("batch_size", self.batch_size, 2)
         check_integer("projection_size", self.projection_size, 1)
