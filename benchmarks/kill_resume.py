@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _stamp import stamp
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import LRScheduler
 
@@ -203,22 +204,22 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    found = {}
+    found, result = {}, {"run": stamp()}
     for name in arguments.cases:
         found[name] = run_case(name, arguments.kills, arguments.seed)
         one = found[name]
         print(f"{name}: {one['survived']} of {one['tried']} kills survived", flush=True)
-    tried = sum(one["tried"] for one in found.values())
-    survived = sum(one["survived"] for one in found.values())
-    print(f"kills survived: {survived} of {tried} tried")
-    from _stamp import stamp
-
-    result = {"run": stamp(), "survived": survived, "tried": tried, "cases": found}
+        tried = sum(one["tried"] for one in found.values())
+        survived = sum(one["survived"] for one in found.values())
+        result |= {"survived": survived, "tried": tried, "cases": found}
+        # After each case: a benchmark about kills should not lose its own results.
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"kills survived: {survived} of {tried} tried", flush=True)
     if arguments.overhead:
         result["overhead"] = overhead()
         ratio = result["overhead"]["ratio"]
         print(f"with checkpoints: {ratio:.3f} x the time of a fit without")
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
     return int(survived < tried)
 
 
