@@ -72,9 +72,8 @@ numpydoc_validation_exclude = {
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
-    # Those with "_tutorial" in their name that need more than scikit-learn's data are
-    # shown and not run.
-    "filename_pattern": r"/(?!text_audit_tutorial)[a-z_]+\.py$",
+    # Tutorials need minutes, or a language model: shown and not run.
+    "filename_pattern": r"/(?![a-z_]*tutorial)[a-z_]+\.py$",
     "ignore_pattern": r"make_texts_csv\.py",
     "abort_on_example_error": True,
     "download_all_examples": False,

@@ -24,6 +24,8 @@ from skvibe.verdict import merge_poison_scores
 ACTIONS = ("keep", "relabel", "drop", "review")
 # Odds of nine to one for another label: below that a person should look.
 _SURE = 0.9
+# With so many rows to review the summary says where to start.
+_MANY = 50
 
 
 def audit(
@@ -388,9 +390,20 @@ class Audit:
         verb = "is" if n_suspects == 1 else "are"
         first = (
             f"{n_suspects:,} of {n_rows:,} rows in {classes} {verb} suspect "
-            f"({share:.1f} %): {told}."
+            f"({share:.1f} %): {told}.{self._say_where_to_start()}"
         )
         return "\n".join([first, *(group.describe() for group in self.groups)])
+
+    def _say_where_to_start(self):
+        """Of many rows to review, most are only hard; few have a high score."""
+        scores = self.poison_scores[self.actions == "review"]
+        high = int((scores >= _SURE).sum())
+        if len(scores) < _MANY or high == len(scores):
+            return ""
+        return (
+            f" Review from the top: {high:,} of the {len(scores):,} have a score of "
+            f"{_SURE:g} or more."
+        )
 
     def to_dict(self):
         """The findings as plain numbers, strings, lists and dicts, ready for JSON.

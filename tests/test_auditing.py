@@ -1,3 +1,4 @@
+import copy
 import csv
 import json
 
@@ -244,3 +245,13 @@ def test_the_default_pipeline_finds_the_trigger_in_digits():
     assert first.n_planted > 0.9 * digits.poison_mask.sum()
     told = {name for name, _, _ in first.features}
     assert {"pixel_6_6", "pixel_6_7", "pixel_7_6", "pixel_7_7"} <= told
+
+
+def test_summary_says_where_to_start_if_many_rows_are_to_be_reviewed(found):
+    many = copy.copy(found)
+    many.actions = np.full(len(found.actions), "review")
+    many.is_suspect = many.actions != "keep"
+    many.poison_scores = np.linspace(0.5, 0.95, len(found.actions))
+    n_high = int((many.poison_scores >= 0.9).sum())
+    assert f"Review from the top: {n_high} of the 340 have" in many.summary()
+    assert "from the top" not in found.summary()

@@ -129,6 +129,15 @@ def walk_outcome(found):
         ]
 
 
+def review(found):
+    """Wrong labels among the rows to review, by score."""
+    yield ["poison score", "rows", "with a changed label", "share"]
+    for line in found["lines"]:
+        rows, changed = line["rows"], line["changed"]
+        share = f"{changed / rows:.2f}" if rows else ""
+        yield [f"{line['from']:g} to {line['to']:g}", f"{rows}", f"{changed}", share]
+
+
 def _number(value):
     return "" if value is None else f"{value:.3f}"
 
@@ -141,6 +150,7 @@ TABLES = {
     "trigger-cost": ("trigger_filter_cost.json", trigger_cost),
     "classifier-alone": ("classifier_alone.json", alone),
     "encoders": ("encoder_throughput.json", encoders),
+    "review": ("review_rows.json", review),
     "walk": ("newcomer_walk.json", walk),
     "walk-outcome": ("newcomer_walk.json", walk_outcome),
 }
