@@ -1,7 +1,5 @@
 """Row filter for triggers that dominate the features."""
 
-import warnings
-
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import check_random_state
@@ -17,6 +15,7 @@ from skvibe._removed_rows import (
     float_dtype,
     mark_removed,
 )
+from skvibe._warn_once import warn_once
 from skvibe.one_source import LEAST_GROUP, one_source_groups
 from skvibe.triggers import search_triggers, shifted_posterior
 
@@ -274,11 +273,9 @@ class TriggerFilter(
 
     def _can_search(self, n_rows, n_classes, min_samples):
         if n_rows < min_samples:
-            warnings.warn(
+            warn_once(
                 "TriggerFilter removes nothing: there are fewer rows than "
                 f"min_samples={min_samples}.",
-                UserWarning,
-                stacklevel=4,
             )
             return False
         return n_classes > 1
@@ -349,26 +346,20 @@ class TriggerFilter(
             self.directions_ = np.vstack([self.directions_, *shifts])
             return also
         if groups:
-            warnings.warn(
+            warn_once(
                 "TriggerFilter cannot decide about a group of rows labelled "
                 f"{labels.tolist()}: poison from one other class would look like it, "
                 "and so could a natural sub-topic. It keeps these rows. Look at them "
                 "(undecided_mask_) and set undecided='remove' or 'ignore'.",
-                UserWarning,
-                stacklevel=5,
             )
         return np.zeros(len(kept), dtype=bool)
 
-    # The texts of warnings hold no counts: in a search over folds the same text is
-    # shown once by Python's default filter.
     def _remove(self, remove, kept, present, codes, max_removed):
         if remove.sum() > max_removed * len(kept):
-            warnings.warn(
+            warn_once(
                 f"TriggerFilter found more than max_removed={max_removed} of the rows "
                 "suspect and removes none of them. Look at suspect_classes_ and "
                 "scores_, or raise max_removed.",
-                UserWarning,
-                stacklevel=5,
             )
             return
         self._warn_majority(remove, codes, present)
@@ -378,12 +369,10 @@ class TriggerFilter(
         share = np.bincount(codes, weights=remove) / np.bincount(codes)
         majority = self.classes_[present[share > 0.5]]
         if len(majority):
-            warnings.warn(
+            warn_once(
                 "TriggerFilter removes more than half of the rows labelled "
                 f"{majority.tolist()}: either poison outnumbers the class's own rows "
                 "or the label is mostly wrong. Look at these rows.",
-                UserWarning,
-                stacklevel=6,
             )
 
     def __sklearn_tags__(self):
