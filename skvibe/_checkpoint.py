@@ -125,6 +125,8 @@ class Checkpoint:
     ----------
     stage : dict or None
         What the runs so far have found; `fit_em` says what.
+    warned : bool
+        Whether the user knows already that files cannot be written.
     """
 
     def __init__(self, seeds, path=None, every=0, mark=""):
@@ -134,7 +136,7 @@ class Checkpoint:
         self.mark = mark
         self.stage: dict | None = None
         self._training: dict | None = None
-        self._warned = False
+        self.warned = False
 
     # -- what the fit does -------------------------------------------------------
 
@@ -214,8 +216,8 @@ class Checkpoint:
             write_atomically(self.path, _to_bytes(content, self.mark))
         except (OSError, TypeError) as error:
             # The training is worth more than its checkpoint, and the next may succeed.
-            if not self._warned:
-                self._warned = True
+            if not self.warned:
+                self.warned = True
                 warnings.warn(
                     f"The checkpoint {str(self.path)!r} could not be written; training "
                     f"goes on, an older checkpoint stays ({error}).",

@@ -8,7 +8,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skvibe._parameters import check_prior
 from skvibe._prediction import encode_inputs
 from skvibe._removed_rows import check_finite_rows, find_removed
-from skvibe._rows import place_rows
 from skvibe.posteriors import unit_rows
 from skvibe.whitening import shrunk_whitening
 
@@ -67,31 +66,25 @@ def input_dtypes(vibe):
     return "numeric" if vibe.encoder is not None else [np.float64, np.float32]
 
 
-def training_rows(vibe, inputs, whitening, device):
-    """What the net iterates over, and the features of the same rows.
+def unit_training_rows(vibe, inputs, device):
+    """Unit features of the rows to train on, float32 on the device."""
+    if vibe._encoder is not None:
+        return encode_inputs(vibe, inputs, device)
+    features = torch.empty(inputs.shape, dtype=torch.float32, device=device)
+    for start in range(0, len(inputs), _CHUNK):
+        block = slice(start, start + _CHUNK)
+        # A copy: inputs may be read-only, which torch does not know.
+        features[block] = unit_rows(torch.from_numpy(np.array(inputs[block])))
+    return features
 
-    Publishes the whitening, whose shrinkage is given; None makes none.
-    """
-    if vibe._encoder is None:
-        features = torch.empty(inputs.shape, dtype=torch.float32, device=device)
-        for start in range(0, len(inputs), _CHUNK):
-            block = slice(start, start + _CHUNK)
-            # A copy: inputs may be read-only, which torch does not know.
-            features[block] = unit_rows(torch.from_numpy(np.array(inputs[block])))
-    else:
-        features = encode_inputs(vibe, inputs, device)
+
+def whiten_in_place(vibe, features, shrinkage):
+    """Whiten the rows and publish by what; nothing is done where it is None."""
+    vibe.whitening_ = shrinkage
     whiten = None
-    if whitening is not None:
-        whiten = shrunk_whitening(features, whitening)
+    if shrinkage is not None:
+        whiten = shrunk_whitening(features, shrinkage)
         whiten(features, out=features)
-    _publish_whitening(vibe, whitening, whiten)
-    if vibe.train_encoder:
-        return place_rows(inputs, device), features
-    return features, features
-
-
-def _publish_whitening(vibe, whitening, whiten):
-    vibe.whitening_ = whitening
     for name in ("mean", "directions", "scales"):
         value = None if whiten is None else getattr(whiten, name).cpu().numpy()
         setattr(vibe, f"whitening_{name}_", value)

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from skvibe._checkpoint import open_checkpoint
-from skvibe._fit_data import training_rows
+from skvibe._fit_data import unit_training_rows, whiten_in_place
 from skvibe._fitting import fit_em
 from skvibe._prediction import unit_features
 from skvibe._publishing import publish_em
+from skvibe._rows import place_rows
 from skvibe.paper_settings import paper_concentration
 from skvibe.trust import relabelling_gain
 
@@ -99,9 +100,22 @@ def fit_trials(vibe, inputs, given, trials, device):
     bool
         Whether nobody interrupted the fit.
     """
-    best, whole = None, True
+    best, whole, encoded, warned = None, True, None, False
+    if vibe.encoder is not None:
+        # Encoding may take longer than all else: once for all trials.
+        encoded = unit_training_rows(vibe, inputs, device)
     for setting, checkpoint in trials:
-        whole = _fit_one(vibe, inputs, given, setting, checkpoint, device)
+        checkpoint.warned = warned
+        vibe.kappa_, vibe.nu_ = float(setting.kappa), float(setting.nu)
+        features = (
+            unit_training_rows(vibe, inputs, device)
+            if encoded is None
+            else (encoded.clone())
+        )
+        whiten_in_place(vibe, features, setting.whitening)
+        whole = _fit_one(vibe, inputs, features, given, checkpoint)
+        del features
+        warned = checkpoint.warned
         vibe.relabelling_gain_ = gain = 0.0
         if whole and len(trials) > 1:
             try:
@@ -120,14 +134,14 @@ def fit_trials(vibe, inputs, given, trials, device):
     return whole
 
 
-def _fit_one(vibe, inputs, given, setting, checkpoint, device):
-    vibe.kappa_, vibe.nu_ = float(setting.kappa), float(setting.nu)
-    rows, features = training_rows(vibe, inputs, setting.whitening, device)
-    codes = torch.from_numpy(given[vibe.train_mask_]).to(device)
-    encoder = vibe._encoder if vibe.train_encoder else None
+def _fit_one(vibe, inputs, features, given, checkpoint):
+    """Run EM and publish what it finds; whether nobody interrupted it."""
+    codes = torch.from_numpy(given[vibe.train_mask_]).to(features.device)
+    encoder, rows = None, features
+    if vibe.train_encoder:
+        encoder, rows = vibe._encoder, place_rows(inputs, features.device)
     seed, n_classes = checkpoint.seeds[0], len(vibe.classes_)
     net = fit_em(vibe, rows, features, codes, n_classes, seed, encoder, checkpoint)
-    del rows, features, codes  # the net drops its own when it is published
     return publish_em(vibe, net, inputs, given)
 
 
@@ -141,6 +155,8 @@ def _judge(vibe, inputs, given, seed):
         rng = np.random.default_rng(seed)
         trusted = np.sort(rng.choice(trusted, _JUDGE_ROWS, replace=False))
     changed = np.flatnonzero(clean != given)
+    if not len(changed) or not len(trusted):
+        return 0.0
     return relabelling_gain(
         unit_features(vibe, inputs, trusted),
         given[trusted],

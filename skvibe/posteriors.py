@@ -18,12 +18,13 @@ import torch
 
 from skvibe._normaliser import CLASS_MAJOR_BELOW, log_normaliser
 
-# sqrt(2 + 2 cos) below this means mu_l = -v, where the direction of h is undefined.
-_SMALLEST_H = 1e-6
+# |mu + v| below this is rounding: in single precision 2 + 2 cos is off by some 1e-7,
+# and a smaller divisor would throw logits far out of [-nu, nu].
+_SMALLEST_H = 1e-3
 _BLOCK = 1 << 18
 
 
-def unit_rows(vectors):
+def unit_rows(vectors: torch.Tensor) -> torch.Tensor:
     """Rows scaled to unit length; a zero row stays zero.
 
     Parameters
@@ -55,14 +56,16 @@ def unit_rows(vectors):
     return out
 
 
-def _unit_rows(vectors):
+def _unit_rows(vectors: torch.Tensor) -> torch.Tensor:
     # By the largest entry first: squares of very large or small ones leave the range.
     largest = vectors.detach().abs().amax(dim=-1, keepdim=True)
     vectors = vectors / torch.where(largest > 0, largest, torch.ones_like(largest))
     return torch.nn.functional.normalize(vectors, dim=-1)
 
 
-def clean_log_posterior(cosines, log_prior, kappa):
+def clean_log_posterior(
+    cosines: torch.Tensor, log_prior: torch.Tensor, kappa: float
+) -> torch.Tensor:
     """Log of the clean posterior, ``log p(l | x)``.
 
     Parameters
@@ -99,7 +102,7 @@ def clean_log_posterior(cosines, log_prior, kappa):
     return torch.log_softmax(kappa * cosines + log_prior, dim=1)
 
 
-def poisoning_log_rule(table, nu):
+def poisoning_log_rule(table: torch.Tensor, nu: float) -> torch.Tensor:
     """Log of the approximate corrupted posterior, ``log p(y | l)``.
 
     Parameters
@@ -126,7 +129,13 @@ def poisoning_log_rule(table, nu):
     return torch.log_softmax(nu * table, dim=1)
 
 
-def corrupted_log_posterior(cosines, given_cosines, table, given, nu):
+def corrupted_log_posterior(
+    cosines: torch.Tensor,
+    given_cosines: torch.Tensor,
+    table: torch.Tensor,
+    given: torch.Tensor,
+    nu: float,
+) -> torch.Tensor:
     """Log of the full corrupted posterior at the given label, for every clean label.
 
     ``p(y | l, x) = softmax_y(nu eta_y . h / |h|)`` with ``h = mu_l + v``. h is
@@ -175,7 +184,14 @@ def corrupted_log_posterior(cosines, given_cosines, table, given, nu):
     return at_given - log_normaliser(scale, table, given_cosines, nu)
 
 
-def corrupted_log_posterior_at(cosines, given_cosines, table, given, clean, nu):
+def corrupted_log_posterior_at(
+    cosines: torch.Tensor,
+    given_cosines: torch.Tensor,
+    table: torch.Tensor,
+    given: torch.Tensor,
+    clean: torch.Tensor,
+    nu: float,
+) -> torch.Tensor:
     """Log of the full corrupted posterior at one clean label a row (M-step).
 
     Parameters
@@ -211,7 +227,9 @@ def corrupted_log_posterior_at(cosines, given_cosines, table, given, clean, nu):
     return torch.log_softmax(logits, dim=1).gather(1, given[:, None])[:, 0]
 
 
-def poison_score_from_log_posterior(log_posterior, given):
+def poison_score_from_log_posterior(
+    log_posterior: torch.Tensor, given: torch.Tensor
+) -> torch.Tensor:
     """How much better the best other clean label explains a row than the given one.
 
     ``sigmoid(max_{l != y} log p(l | x) - log p(y | x))``: 0.5 where the given label
@@ -242,6 +260,6 @@ def poison_score_from_log_posterior(log_posterior, given):
     return torch.sigmoid(others.max(dim=1).values - own)
 
 
-def _h_norm(cosines):
+def _h_norm(cosines: torch.Tensor) -> torch.Tensor:
     """|mu_l + v| of two unit vectors, from their cosine."""
     return (2 + 2 * cosines).clamp_min(_SMALLEST_H**2).sqrt()

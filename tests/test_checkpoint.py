@@ -394,7 +394,9 @@ def test_room_is_tried_for_two_files(tmp_path, monkeypatch):
     for name in ("auto", "encoder", "soft-learned"):
         sizes.clear()
         make(tmp_path / "fit", **FITS[name]).fit(*make_rows())
-        assert sizes[0] > 2 * max(sizes[1:]) > 0
+        # One trial of the room for each setting that is tried, before all else.
+        n_trials = sizes.count(sizes[0])
+        assert sizes[0] > 2 * max(sizes[n_trials:]) > 0
 
 
 def test_the_disk_fills_up_later(tmp_path, monkeypatch):

@@ -144,15 +144,18 @@ def test_lower_bound_is_the_value_of_the_transport_problem(lam):
     assert net.em_.lower_bounds[-1] == pytest.approx(value, rel=1e-4, abs=1e-5)
 
 
-def test_first_e_step_takes_the_corrupted_posterior_constant():
+@pytest.mark.parametrize("first", ["clean", "joint"])
+def test_first_e_step_takes_the_corrupted_posterior_constant_on_request(first):
     X, y = make_rows()
-    net = make_net(X, y)
+    net = make_net(X, y, first_e_step=first)
     net.initialize()
     net.on_train_begin(net, X={"X": X}, y=y)
     log_p = []
     net.log_joint = record_calls(net.log_joint, log_p)
     net.e_step()
-    np.testing.assert_allclose(log_p[0], naive_log_joint(net, False), atol=1e-4)
+    np.testing.assert_allclose(
+        log_p[0], naive_log_joint(net, first == "joint"), atol=1e-4
+    )
     net.e_step()
     np.testing.assert_allclose(log_p[1], naive_log_joint(net, True), atol=1e-4)
     assert net.em_.label_changes[0] == 1

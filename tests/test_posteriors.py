@@ -241,3 +241,17 @@ def test_unit_rows_of_many_rows_are_those_of_each():
     assert unit_rows(wanted).requires_grad
     assert unit_rows(vectors.T).shape == (40, 9000)
     assert torch.isfinite(unit_rows(vectors.double().T)).all()
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-7, 1.6e-4, 1e-3])
+def test_rows_opposite_to_a_prototype_stay_in_range(angle):
+    mu = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    v = -torch.tensor([[np.cos(angle), np.sin(angle)]], dtype=torch.float32)
+    eta = unit_rows(torch.tensor([[0.6, 0.8], [-0.3, 1.0]]))
+    for given in (0, 1):
+        log_p = corrupted_log_posterior(
+            v @ mu.T, v @ eta.T, mu @ eta.T, torch.tensor([given]), 15.0
+        )
+        assert torch.isfinite(log_p).all()
+        assert (log_p <= 1e-6).all()
+        assert (log_p >= -2.5 * 15).all()
