@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from skvibe import VIBEClassifier
+from skvibe._trials import TRIALS, Setting, settings_to_try
+from skvibe.datasets import load_poisoned_digits
+from skvibe.trust import relabelling_gain
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({}, list(TRIALS)),
+        (
+            {"kappa": 15},
+            [Setting(0.1, 15, 10), Setting(0.3, 15, 15), Setting(0.1, 15, 15)],
+        ),
+        ({"kappa": 9, "nu": 8}, [Setting(0.1, 9, 8), Setting(0.3, 9, 8)]),
+        ({"kappa": 9, "nu": 8, "whitening": 1}, [Setting(1, 9, 8)]),
+        ({"whitening": None}, [Setting(None, 10, 10)]),
+        ({"whitening": None, "nu": 3}, [Setting(None, 10, 3)]),
+        ({"train_encoder": True}, [Setting(None, 10, 10)]),
+        ({"train_encoder": True, "whitening": 0.5}, [Setting(None, 10, 10)]),
+    ],
+)
+def test_settings_that_are_left_open(params, expected):
+    vibe = VIBEClassifier(**params)
+    vibe.classes_ = np.arange(4)
+    assert settings_to_try(vibe) == expected
+
+
+def test_the_best_setting_is_published_as_if_it_had_been_given():
+    data = load_poisoned_digits(rate=0.02, random_state=0)
+    chosen = VIBEClassifier(random_state=0).fit(data.X, data.y)
+    gains = {}
+    for setting in TRIALS:
+        alone = VIBEClassifier(**vars(setting), random_state=0).fit(data.X, data.y)
+        assert alone.relabelling_gain_ == 0  # there was nothing to choose
+        gains[setting] = gain_of(alone, data)
+        if setting == Setting(chosen.whitening_, chosen.kappa_, chosen.nu_):
+            for name in ("clean_labels_", "poison_scores_", "prototypes_"):
+                np.testing.assert_array_equal(
+                    getattr(chosen, name), getattr(alone, name)
+                )
+            np.testing.assert_array_equal(chosen.predict(data.X), alone.predict(data.X))
+    best = max(gains, key=gains.get)
+    assert (chosen.whitening_, chosen.kappa_, chosen.nu_) == tuple(vars(best).values())
+    assert chosen.relabelling_gain_ == pytest.approx(gains[best])
+
+
+def gain_of(vibe, data):
+    unit = data.X / np.linalg.norm(data.X, axis=1, keepdims=True)
+    trusted, changed = vibe.trusted_mask_, vibe.clean_labels_ != data.y
+    return relabelling_gain(
+        unit[trusted],
+        data.y[trusted],
+        unit[changed],
+        data.y[changed],
+        vibe.clean_labels_[changed],
+        len(unit),
+    )
+
+
+@pytest.mark.parametrize(
+    ("trusted", "changed", "expected"),
+    [([0, 0], [1], -5), ([0, 1], [], 0)],
+)
+def test_gain_where_there_is_nothing_to_judge(trusted, changed, expected):
+    X = np.eye(2)
+    rows, codes = np.eye(2)[changed], np.array(changed, dtype=int)
+    assert relabelling_gain(X, np.array(trusted), rows, codes, codes, 4) == expected
+
+
+def test_gain_of_a_single_row_is_bounded():
+    X, y = np.repeat(np.eye(2), 500, axis=0), np.repeat([0, 1], 500)
+    gain = relabelling_gain(X, y, 1e6 * X[:1], np.array([1]), np.array([0]), 1)
+    assert gain == 5
+    # A label that the judge does not know is as improbable as can be.
+    assert relabelling_gain(X, y, X[:1], np.array([2]), np.array([0]), 1) == 5

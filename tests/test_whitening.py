@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import fractional_matrix_power
+
+from skvibe.posteriors import unit_rows
+from skvibe.whitening import shrunk_whitening
+
+
+def make_rows(n_rows=200, n_features=6, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(n_rows, n_features)) * np.geomspace(1, 0.05, n_features) + 1
+    return unit_rows(torch.from_numpy(rows))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 60), st.integers(2, 30), st.floats(1e-2, 1e2), st.integers(0, 99))
+def test_it_is_the_stated_map(n_rows, n_features, shrinkage, seed):
+    rows = make_rows(n_rows, n_features, seed)
+    v = rows.numpy()
+    covariance = np.cov(v, rowvar=False, bias=True)
+    share = shrinkage * np.trace(covariance) / n_features
+    root = fractional_matrix_power(covariance + share * np.eye(n_features), -0.5)
+    expected = (v - v.mean(axis=0)) @ root
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    new = make_rows(5, n_features, seed + 1).numpy()
+    whiten = shrunk_whitening(rows, shrinkage)
+    np.testing.assert_allclose(whiten(rows).numpy(), expected, atol=1e-7)
+    # Rows that it was not fitted to may leave the span of those it was fitted to.
+    outside = (new - v.mean(axis=0)) @ root
+    outside /= np.linalg.norm(outside, axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        whiten(torch.from_numpy(new)).numpy(), outside, atol=1e-6
+    )
+
+
+def test_directions_of_rows_get_the_same_spread():
+    rows = make_rows(5000)
+    whiten = shrunk_whitening(rows, 1e-9)
+    centred = rows.double() - whiten.mean
+    scaled = centred @ whiten.directions.T * whiten.scales
+    torch.testing.assert_close(
+        scaled.std(dim=0) / scaled.std(dim=0)[0],
+        torch.ones(6).double(),
+        rtol=0.02,
+        atol=0,
+    )
+
+
+def test_a_large_shrinkage_only_centres():
+    rows = make_rows()
+    centred = unit_rows(rows - rows.mean(dim=0))
+    torch.testing.assert_close(shrunk_whitening(rows, 1e9)(rows), centred)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_type_place_and_input_are_kept(dtype):
+    rows = make_rows().to(dtype)
+    before = rows.clone()
+    whiten = shrunk_whitening(rows, 0.1)
+    apart = whiten(rows)
+    assert apart.dtype == dtype
+    assert torch.equal(rows, before)
+    assert whiten(rows, out=rows) is rows
+    assert torch.equal(rows, apart)
+
+
+def test_rows_that_are_all_equal():
+    rows = torch.ones(4, 3) / 3**0.5
+    assert torch.equal(shrunk_whitening(rows, 0.1)(rows), torch.zeros(4, 3))
+
+
+def test_poison_can_not_steer_it_by_its_labels_and_weakens_its_own_direction():
+    rows = make_rows(1000)
+    trigger = torch.zeros(6, dtype=torch.float64)
+    trigger[5] = 1.0
+    poisoned = rows.clone()
+    poisoned[:100] = unit_rows(rows[:100] + trigger)
+
+    def gain(whiten):
+        """How long the trigger's direction becomes, beside the longest."""
+        along = whiten.directions @ trigger
+        kept = (
+            trigger
+            - along @ whiten.directions
+            + (along * whiten.scales) @ (whiten.directions)
+        )
+        return kept.norm()
+
+    assert gain(shrunk_whitening(poisoned, 0.1)) < gain(shrunk_whitening(rows, 0.1))
