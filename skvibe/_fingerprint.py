@@ -91,8 +91,11 @@ def _add_tensor(digest, tensor, inside):
 
 def tensor_bytes(tensor):
     """The values of a tensor of any type, as an array of uint8 with one more axis."""
-    tensor = tensor.detach().cpu().contiguous()
-    return tensor.reshape(*tensor.shape, 1).view(torch.uint8).numpy()
+    # In memory order of the axes, whatever it was (channels_last, expanded, ...).
+    flat = (
+        tensor.detach().cpu().reshape(-1).clone(memory_format=torch.contiguous_format)
+    )
+    return flat.view(torch.uint8).reshape(*tensor.shape, tensor.element_size()).numpy()
 
 
 def _add_module(digest, module, inside):

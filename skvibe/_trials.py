@@ -19,6 +19,9 @@ from skvibe._rows import place_rows
 from skvibe.paper_settings import paper_concentration
 from skvibe.trust import relabelling_gain
 
+# Settings that differ on fewer rows than this share of those relabelled agree: the
+# others need not be tried.
+_AGREED = 0.1
 # Rows that the judge is fitted to.
 _JUDGE_ROWS = 4000
 
@@ -100,33 +103,30 @@ def fit_trials(vibe, inputs, given, trials, device):
     bool
         Whether nobody interrupted the fit.
     """
-    best, whole, encoded, warned = None, True, None, False
-    if vibe.encoder is not None:
-        # Encoding may take longer than all else: once for all trials.
-        encoded = unit_training_rows(vibe, inputs, device)
+    best, whole, warned = None, True, False
+    # Encoding may take longer than all else: once for all trials.
+    encoded = None if vibe.encoder is None else unit_training_rows(vibe, inputs, device)
     for setting, checkpoint in trials:
         checkpoint.warned = warned
         vibe.kappa_, vibe.nu_ = float(setting.kappa), float(setting.nu)
-        features = (
-            unit_training_rows(vibe, inputs, device)
-            if encoded is None
-            else (encoded.clone())
-        )
+        if encoded is None:
+            features = unit_training_rows(vibe, inputs, device)
+        else:
+            features = encoded.clone()
         whiten_in_place(vibe, features, setting.whitening)
         whole = _fit_one(vibe, inputs, features, given, checkpoint)
         del features
         warned = checkpoint.warned
-        vibe.relabelling_gain_ = gain = 0.0
+        vibe.relabelling_gain_ = 0.0
         if whole and len(trials) > 1:
-            try:
-                gain = _judge(vibe, inputs, given, checkpoint.seeds[0])
-                vibe.relabelling_gain_ = gain
-            except KeyboardInterrupt:
-                whole = False
+            whole = _judge(vibe, inputs, given, checkpoint.seeds[0])
+        agreed = best is not None and _agree(vibe, best, given)
         # An interrupted setting is all there is, or it is not in the running.
-        if best is None or (whole and gain > best["relabelling_gain_"]):
+        if best is None or (
+            whole and vibe.relabelling_gain_ > best["relabelling_gain_"]
+        ):
             best = _published(vibe)
-        if not whole:
+        if not whole or agreed:
             break
     vars(vibe).update(best)
     if not whole:
@@ -145,8 +145,16 @@ def _fit_one(vibe, inputs, features, given, checkpoint):
     return publish_em(vibe, net, inputs, given)
 
 
+def _agree(vibe, other, given):
+    """Whether two fits relabel nearly the same rows in the same way."""
+    clean = vibe.clean_proba_.argmax(axis=1)
+    before = other["clean_proba_"].argmax(axis=1)
+    relabelled = np.count_nonzero((clean != given) | (before != given))
+    return np.count_nonzero(clean != before) <= _AGREED * relabelled
+
+
 def _judge(vibe, inputs, given, seed):
-    """Relabelling gain of what is published."""
+    """Publish the relabelling gain; whether nobody interrupted that."""
     keep = vibe.train_mask_
     given = given[keep]
     clean = vibe.clean_proba_[keep].argmax(axis=1)
@@ -156,15 +164,19 @@ def _judge(vibe, inputs, given, seed):
         trusted = np.sort(rng.choice(trusted, _JUDGE_ROWS, replace=False))
     changed = np.flatnonzero(clean != given)
     if not len(changed) or not len(trusted):
-        return 0.0
-    return relabelling_gain(
-        unit_features(vibe, inputs, trusted),
-        given[trusted],
-        unit_features(vibe, inputs, changed),
-        given[changed],
-        clean[changed],
-        len(given),
-    )
+        return True
+    try:
+        vibe.relabelling_gain_ = relabelling_gain(
+            unit_features(vibe, inputs, trusted),
+            given[trusted],
+            unit_features(vibe, inputs, changed),
+            given[changed],
+            clean[changed],
+            len(given),
+        )
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def _published(vibe):

@@ -24,7 +24,7 @@ from skvibe import VIBEClassifier
 from skvibe import _checkpoint as checkpoint_module
 from skvibe import _fitting as fitting
 from skvibe._checkpoint import Checkpoint
-from skvibe._fingerprint import fingerprint
+from skvibe._fingerprint import fingerprint, tensor_bytes
 from skvibe._training_state import from_plain, is_plain, to_plain
 from skvibe.model_selection import separation_scorer
 
@@ -697,3 +697,12 @@ def test_fingerprints_differ():
     assert marks == [fingerprint(value) for value in values]
     assert fingerprint(encoder()) == fingerprint(encoder())
     assert fingerprint(encoder().eval()) == fingerprint(encoder())
+
+
+def test_weights_in_any_memory_layout_have_bytes():
+    weights = torch.randn(4, 3, 1, 1).to(memory_format=torch.channels_last)
+    for tensor in (weights, weights[:, ::2], weights[:0], torch.tensor(1.0)):
+        values = tensor_bytes(tensor)
+        assert values.shape == (*tensor.shape, 4)
+        back = torch.from_numpy(values).reshape(-1).view(torch.float32)
+        assert torch.equal(back.reshape(tensor.shape), tensor)

@@ -36,11 +36,20 @@ TORCH_COLUMN = (
     "em",
     "classifier",
     "trust",
+    "whitening",
     "_batches",
+    "_checkpoint",
     "_device",
+    "_fingerprint",
+    "_fit_data",
     "_fitting",
+    "_parameters",
+    "_prediction",
+    "_publishing",
     "_row_sweep",
     "_semidual",
+    "_training_state",
+    "_trials",
 )
 
 
