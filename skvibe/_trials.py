@@ -118,7 +118,7 @@ def fit_trials(vibe, inputs, given, trials, device):
         del features
         warned = checkpoint.warned
         vibe.relabelling_gain_ = 0.0
-        if whole and len(trials) > 1:
+        if whole:
             whole = _judge(vibe, inputs, given, checkpoint.seeds[0])
         agreed = best is not None and _agree(vibe, best, given)
         # An interrupted setting is all there is, or it is not in the running.

@@ -173,7 +173,7 @@ class VIBEClassifier(
         Shrinkage used; None without whitening.
     relabelling_gain_ : float
         By how much an independent classifier confirms ``clean_labels_``, see
-        `skvibe.trust.relabelling_gain`; 0 where nothing was to be chosen.
+        `skvibe.trust.relabelling_gain`.
     prior_ : ndarray of shape (n_classes,)
         Class shares pi.
     whitening_mean_ : ndarray of shape (n_features,) or None

@@ -1,10 +1,11 @@
-"""Scorers for a search on poisoned data: none of them looks at a given label.
+"""Scorers for a search on poisoned data.
 
 Validation folds are poisoned too, so accuracy against the given labels rewards the
 model that obeys the attacker.
 """
 
 import numpy as np
+from sklearn.metrics import accuracy_score, check_scoring
 
 
 def separation(X, predicted, n_classes=None):
@@ -93,6 +94,180 @@ def separation_scorer(estimator, X, y=None):
     predicted = final.predict(rows)
     features = final.transform(rows) if hasattr(final, "transform") else rows
     return separation(features, predicted, n_classes=len(final.classes_))
+
+
+def relabelling_scorer(estimator, X, y):
+    """Score a fitted `VIBEClassifier` by how well its relabelling is confirmed.
+
+    The sum of ``relabelling_gain_``, which an independent classifier gives the labels
+    that were changed in training, and of the share of the held-out labels that are
+    predicted. The first is large where poisoned rows were relabelled and negative
+    where clean ones had to go in their place; the second keeps a search from settings
+    that change labels for nothing. Accuracy alone rewards the backdoor.
+
+    It fails where the trigger stays trusted under every setting that relabels much.
+
+    Parameters
+    ----------
+    estimator : VIBEClassifier, or Pipeline that ends in one
+        Fitted.
+    X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+        Held-out rows.
+    y : array-like of shape (n_samples,)
+        Their labels given, poisoned or not.
+
+    Returns
+    -------
+    float
+        The higher, the better.
+
+    Raises
+    ------
+    TypeError
+        If the last step has no ``relabelling_gain_``.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import cross_val_score
+    >>> from skvibe import VIBEClassifier
+    >>> from skvibe.datasets import load_poisoned_digits
+    >>> from skvibe.model_selection import relabelling_scorer
+    >>> data = load_poisoned_digits(random_state=0)
+    >>> vibe = VIBEClassifier(random_state=0)
+    >>> scores = cross_val_score(
+    ...     vibe, data.X, data.y, scoring=relabelling_scorer, cv=3
+    ... )
+    >>> bool(scores.min() > 1)
+    True
+    """
+    final, rows = _final_step(estimator, X)
+    if not hasattr(final, "relabelling_gain_"):
+        raise TypeError(
+            "relabelling_scorer needs a VIBEClassifier as the last step, got "
+            f"{type(final).__name__}. Use separation_scorer for other classifiers."
+        )
+    return final.relabelling_gain_ + accuracy_score(y, final.predict(rows))
+
+
+def on_manifold_scorer(scoring="accuracy"):
+    """Make a scorer that leaves out the rows that a pipeline's filters reject.
+
+    Held-out rows off the manifold of the training rows are judged by the fitted
+    filters (``is_off_manifold``) and do not count. The rows that remain may still be
+    poisoned: with ``scoring="accuracy"`` a trigger that is not off the manifold is
+    rewarded as ever. Meant for scorers that need no labels, and for data whose poison
+    the filter is known to find.
+
+    Parameters
+    ----------
+    scoring : str or callable, default="accuracy"
+        What is applied to the rows that remain, as in scikit-learn.
+
+    Returns
+    -------
+    callable
+        With the signature ``scorer(estimator, X, y)``. It raises `TypeError` for a
+        pipeline without such a filter and `ValueError` if no row remains.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import cross_val_score
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skvibe import OffManifoldFilter, VIBEClassifier
+    >>> from skvibe.datasets import load_poisoned_digits
+    >>> from skvibe.model_selection import on_manifold_scorer, separation_scorer
+    >>> data = load_poisoned_digits(random_state=0)
+    >>> pipe = make_pipeline(
+    ...     OffManifoldFilter(random_state=0), VIBEClassifier(random_state=0)
+    ... )
+    >>> scoring = on_manifold_scorer(separation_scorer)
+    >>> scores = cross_val_score(pipe, data.X, data.y, scoring=scoring, cv=3)
+    >>> scores.shape
+    (3,)
+    """
+
+    def scorer(estimator, X, y=None):
+        kept = np.flatnonzero(~_off_manifold(estimator, X))
+        if not len(kept):
+            raise ValueError(
+                "The pipeline's filters reject every held-out row; raise their "
+                "threshold."
+            )
+        rows = X.iloc[kept] if hasattr(X, "iloc") else np.asarray(X)[kept]
+        labels = None if y is None else np.asarray(y)[kept]
+        return check_scoring(estimator, scoring=scoring)(estimator, rows, labels)
+
+    return scorer
+
+
+def trusted_scorer(X, y, scoring="accuracy"):
+    """Make a scorer that looks at rows known to be clean, and at nothing else.
+
+    The best criterion there is, for who has such rows: some hundred that were checked
+    by hand are enough to tell settings apart. Held-out rows are ignored. A clean set
+    without triggered rows measures accuracy only, not whether a trigger is obeyed.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_trusted, n_features) or (n_trusted, ...)
+        Clean rows, none of them in the training data.
+    y : array-like of shape (n_trusted,)
+        Their true labels.
+    scoring : str or callable, default="accuracy"
+        What is applied to them, as in scikit-learn.
+
+    Returns
+    -------
+    callable
+        With the signature ``scorer(estimator, X, y)``.
+
+    Raises
+    ------
+    ValueError
+        If ``X`` and ``y`` differ in length.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from skvibe import VIBEClassifier
+    >>> from skvibe.datasets import load_poisoned_digits
+    >>> from skvibe.model_selection import trusted_scorer
+    >>> data = load_poisoned_digits(random_state=0)
+    >>> search = GridSearchCV(
+    ...     VIBEClassifier(random_state=0),
+    ...     {"lam": [1, 25]},
+    ...     scoring=trusted_scorer(data.X_test[:100], data.y_test[:100]),
+    ...     cv=3,
+    ... ).fit(data.X, data.y)
+    >>> bool(search.best_score_ > 0.9)
+    True
+    """
+    if len(X) != len(y):
+        raise ValueError(
+            f"X and y must have the same length, got {len(X)} and {len(y)}."
+        )
+
+    def scorer(estimator, _X=None, _y=None):
+        return check_scoring(estimator, scoring=scoring)(estimator, X, y)
+
+    return scorer
+
+
+def _off_manifold(estimator, X):
+    """Mask of the rows that a step of a fitted pipeline calls off-manifold."""
+    steps = [step for _, step in getattr(estimator, "steps", [])[:-1]]
+    if not any(hasattr(step, "is_off_manifold") for step in steps):
+        raise TypeError(
+            "on_manifold_scorer needs a Pipeline with an OffManifoldFilter, got "
+            f"{type(estimator).__name__}."
+        )
+    off = np.zeros(len(X), dtype=bool)
+    for step in steps:
+        if hasattr(step, "is_off_manifold"):
+            off |= step.is_off_manifold(X)
+        if hasattr(step, "transform"):
+            X = step.transform(X)
+    return off
 
 
 def _final_step(estimator, X):

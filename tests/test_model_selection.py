@@ -7,10 +7,16 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skvibe import VIBEClassifier
+from skvibe import OffManifoldFilter, VIBEClassifier
 from skvibe.datasets import load_poisoned_digits
 from skvibe.metrics import attack_success_rate
-from skvibe.model_selection import separation, separation_scorer
+from skvibe.model_selection import (
+    on_manifold_scorer,
+    relabelling_scorer,
+    separation,
+    separation_scorer,
+    trusted_scorer,
+)
 
 
 def naive_separation(X, predicted):
@@ -108,3 +114,80 @@ def test_search_with_the_scorer(digits):
     ).fit(digits.X, digits.y)
     predicted = search.predict(digits.X_triggered)
     assert attack_success_rate(digits.y_test, predicted, target=digits.target) < 0.05
+
+
+# -- scorers that look at labels -----------------------------------------------------
+
+
+def test_relabelling_scorer_is_gain_and_agreement(digits):
+    X, y = digits.X[:600], digits.y[:600]
+    vibe = VIBEClassifier(random_state=0).fit(X, y)
+    agreement = vibe.score(digits.X[600:], digits.y[600:])
+    expected = vibe.relabelling_gain_ + agreement
+    assert relabelling_scorer(vibe, digits.X[600:], digits.y[600:]) == expected
+    pipe = make_pipeline(StandardScaler(), VIBEClassifier(random_state=0)).fit(X, y)
+    expected = pipe[-1].relabelling_gain_ + pipe.score(X, y)
+    assert relabelling_scorer(pipe, X, y) == pytest.approx(expected)
+
+
+def test_relabelling_scorer_prefers_what_keeps_the_backdoor_out(digits):
+    # The given labels as class shares let the backdoor through.
+    scores, success = [], []
+    for prior in ("uniform", "empirical"):
+        vibe = VIBEClassifier(prior=prior, random_state=0).fit(digits.X, digits.y)
+        scores.append(relabelling_scorer(vibe, digits.X, digits.y))
+        predicted = vibe.predict(digits.X_triggered)
+        success.append(
+            attack_success_rate(digits.y_test, predicted, target=digits.target)
+        )
+    assert success[0] < 0.1 < 0.9 < success[1]
+    assert scores[0] > scores[1]
+
+
+def test_relabelling_scorer_needs_a_vibe_classifier(digits):
+    model = LogisticRegression(max_iter=200).fit(digits.X, digits.y)
+    with pytest.raises(TypeError, match="got LogisticRegression"):
+        relabelling_scorer(model, digits.X, digits.y)
+
+
+class RejectsFirst(OffManifoldFilter):
+    """Rejects the first ``n`` rows of whatever it is asked about."""
+
+    n = 3
+
+    def is_off_manifold(self, X):
+        return np.arange(len(X)) < self.n
+
+
+def test_on_manifold_scorer_leaves_rows_out(digits):
+    X, y = digits.X[:600], digits.y[:600]
+    pipe = make_pipeline(RejectsFirst(random_state=0), LogisticRegression())
+    pipe.steps[0][1].fit(X, y)
+    pipe.steps[1][1].fit(X, y)
+    seen = []
+
+    def scoring(estimator, X, y):
+        seen.append((X, y))
+        return 0.5
+
+    assert on_manifold_scorer(scoring)(pipe, X, y) == 0.5
+    np.testing.assert_array_equal(seen[0][0], X[3:])
+    np.testing.assert_array_equal(seen[0][1], y[3:])
+    assert on_manifold_scorer()(pipe, X, y) == pipe.score(X[3:], y[3:])
+    with pytest.raises(ValueError, match="reject every held-out row"):
+        on_manifold_scorer()(pipe, X[:3], y[:3])
+
+
+def test_on_manifold_scorer_needs_a_filter(digits):
+    model = LogisticRegression(max_iter=200).fit(digits.X, digits.y)
+    with pytest.raises(TypeError, match="needs a Pipeline with an OffManifoldFilter"):
+        on_manifold_scorer()(model, digits.X, digits.y)
+
+
+def test_trusted_scorer_looks_at_nothing_else(digits):
+    model = LogisticRegression(max_iter=200).fit(digits.X, digits.y)
+    scorer = trusted_scorer(digits.X_test, digits.y_test)
+    expected = model.score(digits.X_test, digits.y_test)
+    assert scorer(model, digits.X[:5], digits.y[:5]) == expected
+    with pytest.raises(ValueError, match="same length, got 5 and 4"):
+        trusted_scorer(digits.X_test[:5], digits.y_test[:4])
