@@ -6,11 +6,14 @@ log-probabilities once, block by block, and returns about K^2 numbers. Rows shar
 over processes need nothing more than the sum of what each process's pass returns.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.sparse import csr_matrix
 
@@ -119,20 +122,32 @@ class RowSweep:
         self._buffer: torch.Tensor | None = None
         self._capacity = 0.125  # share of a block's rows an accelerator sets aside
 
-    def __call__(self, potentials, *, curvature=False, sharpness=1.0) -> RowSums:
+    def __call__(
+        self,
+        potentials: npt.ArrayLike,
+        *,
+        curvature: bool = False,
+        sharpness: float = 1.0,
+    ) -> RowSums:
         """Run one pass at ``potentials``; ``sharpness`` multiplies ``lam``."""
         return self._run(potentials, self.lam * sharpness, curvature, None)
 
-    def labels(self, potentials, out) -> RowSums:
+    def labels(self, potentials: npt.ArrayLike, out: torch.Tensor) -> RowSums:
         """Write every row's most probable class into ``out``, on the way of a pass."""
         return self._run(potentials, self.lam, False, out)
 
     @staticmethod
-    def fixed_places(device):
+    def fixed_places(device: torch.device) -> bool:
         """Whether ambiguous rows get a set number of places (see ``_Pass._pick``)."""
         return device.type != "cpu"
 
-    def _run(self, potentials, lam, curvature, labels):
+    def _run(
+        self,
+        potentials: npt.ArrayLike,
+        lam: float,
+        curvature: bool,
+        labels: torch.Tensor | None,
+    ) -> RowSums:
         potentials = np.asarray(potentials, dtype=np.float64)
         while True:
             start = 0
@@ -150,7 +165,7 @@ class RowSweep:
                 return sums
 
 
-def split_rows(rows, shrink=1):
+def split_rows(rows: torch.Tensor, shrink: int = 1) -> tuple[torch.Tensor, ...]:
     """Cut rows into blocks of the size a device works on best."""
     elements = CPU_BLOCK if rows.device.type == "cpu" else ACCELERATOR_BLOCK
     size = elements // (shrink * rows.shape[1])
@@ -160,7 +175,9 @@ def split_rows(rows, shrink=1):
 class _Pass:
     """The running sums of one pass, on the rows' device until ``finish``."""
 
-    def __init__(self, sweep, potentials, lam, curvature):
+    def __init__(
+        self, sweep: RowSweep, potentials: np.ndarray, lam: float, curvature: bool
+    ):
         self.sweep, self.lam, self.curvature = sweep, lam, curvature
         self.potentials = potentials
         self.n_classes = len(potentials)
@@ -174,16 +191,16 @@ class _Pass:
         self.axis = 0 if self.n_classes < CLASS_MAJOR_BELOW else 1
         self.sums: dict[str, torch.Tensor] = {}
 
-    def _working_type(self):
+    def _working_type(self) -> torch.dtype:
         coarse = self._rounding(torch.float32) > 0.25
         return torch.float64 if coarse else torch.float32
 
-    def _rounding(self, dtype):
+    def _rounding(self, dtype: torch.dtype) -> float:
         """Bound on the error of an exponent that is near its row's maximum."""
         size = self.lam * self.sweep._magnitude + np.abs(self.potentials).max()
         return 4 * torch.finfo(dtype).eps * (size - LOWEST_EXPONENT)
 
-    def add(self, block, labels=None):
+    def add(self, block: torch.Tensor, labels: torch.Tensor | None = None) -> None:
         if not self.sums:
             self._start(block.device)
         if self.dense:
@@ -191,8 +208,8 @@ class _Pass:
         else:
             self._screened(block, labels)
 
-    def _start(self, device):
-        double = {"dtype": torch.float64, "device": device}
+    def _start(self, device: torch.device) -> None:
+        double: dict[str, Any] = {"dtype": torch.float64, "device": device}
         n = self.n_classes
         g = torch.as_tensor(self.potentials, **double)
         self.g = self._as_column(g)
@@ -206,15 +223,17 @@ class _Pass:
         self.sums = _named(self.flat, n)
         self.sums["reach"].fill_(-torch.inf)
 
-    def _as_column(self, vector):
+    def _as_column(self, vector: torch.Tensor) -> torch.Tensor:
         return vector[:, None] if self.axis == 0 else vector
 
-    def _exponents(self, block, g, out):
+    def _exponents(
+        self, block: torch.Tensor, g: torch.Tensor, out: torch.Tensor
+    ) -> torch.Tensor:
         return torch.add(
             g, block.T if self.axis == 0 else block, alpha=self.lam, out=out
         )
 
-    def _scratch(self, n_rows, like):
+    def _scratch(self, n_rows: int, like: torch.Tensor) -> torch.Tensor:
         """A working array, kept from block to block and pass to pass."""
         n = self.n_classes
         buffer = self.sweep._buffer
@@ -229,7 +248,7 @@ class _Pass:
         flat = buffer[: n_rows * n]
         return flat.view(n, n_rows) if self.axis == 0 else flat.view(n_rows, n)
 
-    def _screened(self, block, labels):
+    def _screened(self, block: torch.Tensor, labels: torch.Tensor | None) -> None:
         """Count clear rows as one-hot, hand the others to ``_full``."""
         axis, width, sums = self.axis, self.width, self.sums
         s = self._exponents(block, self.g_working, self._scratch(len(block), block))
@@ -253,11 +272,11 @@ class _Pass:
             rows = block.index_select(0, chosen)
             found = None if labels is None else labels.new_empty(len(chosen))
             self._full(rows, valid, found)
-            if labels is not None:
+            if labels is not None and found is not None:
                 labels.index_copy_(0, chosen, found)
         sums["rows"] += len(block)
 
-    def _pick(self, clear):
+    def _pick(self, clear: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Indices of the rows that are not clear, and their weights (None: all 1).
 
         An accelerator is given a fixed number of places, so that the host need not
@@ -276,7 +295,12 @@ class _Pass:
         chosen = torch.argsort(clear.byte(), stable=True)[:places]
         return chosen, (~clear[chosen]).double()
 
-    def _full(self, rows, weights=None, labels=None):
+    def _full(
+        self,
+        rows: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+    ) -> None:
         """Add rows in double precision."""
         axis, sums = self.axis, self.sums
         shape = (
@@ -302,7 +326,7 @@ class _Pass:
             sums["rows"] += len(rows)
             sums["ambiguous"] += len(rows)
 
-    def _add_outer(self, q):
+    def _add_outer(self, q: torch.Tensor) -> None:
         """Add the sum of q_i q_i' (of positive terms: float32 has digits enough)."""
         if self.axis == 0:
             self.outer.addmm_(q, q.T)
@@ -315,7 +339,7 @@ class _Pass:
                 return
         self.outer.addmm_(q.T, q)
 
-    def _outer_sum(self):
+    def _outer_sum(self) -> torch.Tensor:
         if self.entries:
             value, row, column = map(np.concatenate, zip(*self.entries, strict=True))
             shape = (self.n_kept, self.n_classes)
@@ -342,14 +366,14 @@ class _Pass:
         sweep._ambiguous[self.lam] = sums["ambiguous"][0] / sums["rows"][0]
         return self._means(sums)
 
-    def _to_host(self):
+    def _to_host(self) -> dict[str, np.ndarray]:
         """All sums in one transfer."""
         both = torch.cat([self.flat, self._outer_sum()]).cpu().numpy()
         sums = _named(both, self.n_classes)
         sums["outer"] = both[len(self.flat) :]
         return sums
 
-    def _means(self, sums):
+    def _means(self, sums: dict[str, np.ndarray]) -> RowSums:
         n, n_rows = self.n_classes, self.sweep.n_rows
         clear_rows = sums["rows"][0] - sums["ambiguous"][0]
         columns = sums["columns"] + clear_rows + np.round(sums["clear"] / self.width)
@@ -369,7 +393,7 @@ class _Pass:
         )
 
 
-def _named(flat, n):
+def _named(flat: Any, n: int) -> dict[str, Any]:
     """Views of the parts of a vector of sums for n classes."""
     sums = {"columns": flat[5 : 5 + n], "clear": flat[5 + n : 5 + 2 * n]}
     sums["reach"] = flat[5 + 2 * n : 5 + 3 * n]

@@ -9,7 +9,8 @@ the Hessian ``H = mean_i [diag(Q_i) - Q_i Q_i']``. Only numpy: the rows are seen
 through a ``sweep`` alone.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg.lapack import dposv
@@ -25,6 +26,10 @@ PATH_LENGTHS = (4, 8, 16)
 PATH_TOL = 3e-3
 # Potentials further apart than this are on their way to infinity.
 DIVERGED = 1e13
+
+
+# Sums over rows at a potential: skvibe.transport.RowSums, or anything like it.
+_Sweep = Callable[..., Any]
 
 
 class SemidualResult(NamedTuple):
@@ -51,7 +56,14 @@ class _OutOfSweeps(Exception):
     pass
 
 
-def solve_semidual(sweep, prior, *, tol=1e-6, max_sweeps=1000, init=None):
+def solve_semidual(
+    sweep: _Sweep,
+    prior: np.ndarray,
+    *,
+    tol: float = 1e-6,
+    max_sweeps: int = 1000,
+    init: np.ndarray | None = None,
+) -> SemidualResult:
     """Maximise the semi-dual, seen through sums over rows.
 
     Parameters
@@ -87,13 +99,13 @@ def solve_semidual(sweep, prior, *, tol=1e-6, max_sweeps=1000, init=None):
 class _Ascent:
     """The state of a solve: sweeps spent and the best potentials met."""
 
-    def __init__(self, sweep, prior, tol, max_sweeps):
+    def __init__(self, sweep: _Sweep, prior: np.ndarray, tol: float, max_sweeps: int):
         self.sweep, self.prior, self.tol = sweep, prior, tol
         self.max_sweeps = max_sweeps
         self.n_sweeps = 0
         self.best = SemidualResult(np.zeros_like(prior), np.inf, 0)
 
-    def run(self, init):
+    def run(self, init: np.ndarray | None) -> SemidualResult:
         try:
             point = self._start(init)
             point = self._newton(point, self.tol, patience=PATIENCE)
@@ -107,7 +119,7 @@ class _Ascent:
             pass
         return self.best._replace(n_sweeps=self.n_sweeps)
 
-    def _start(self, init):
+    def _start(self, init: np.ndarray | None) -> _Point:
         point, reach = self._evaluate(
             np.zeros_like(self.prior) if init is None else init
         )
@@ -125,7 +137,9 @@ class _Ascent:
             point, _ = self._evaluate(-reach)
         return point
 
-    def _evaluate(self, potentials, sharpness=1.0):
+    def _evaluate(
+        self, potentials: np.ndarray, sharpness: float = 1.0
+    ) -> tuple[_Point, np.ndarray | None]:
         if self.n_sweeps >= self.max_sweeps:
             raise _OutOfSweeps
         self.n_sweeps += 1
@@ -148,7 +162,13 @@ class _Ascent:
         )
         return point, sums.reach
 
-    def _newton(self, point, tol, sharpness=1.0, patience=None):
+    def _newton(
+        self,
+        point: _Point,
+        tol: float,
+        sharpness: float = 1.0,
+        patience: int | None = None,
+    ) -> _Point:
         """Damped Newton steps until tol, or until they lead nowhere."""
         damping, growth, rejected, spent = DAMPING, 2.0, 0, 0
         first_error = point.error
@@ -174,7 +194,7 @@ class _Ascent:
                 damping, growth = damping * growth, growth * 2.0
         return point
 
-    def _step(self, point, damping):
+    def _step(self, point: _Point, damping: float) -> np.ndarray | None:
         """Solve (H + damping * diag(scale)) d = gradient, orthogonal to the gauge.
 
         The scale is the larger of the two marginals: H alone vanishes on a class that
@@ -190,7 +210,7 @@ class _Ascent:
         step = step / root
         return None if failed or not np.isfinite(step).all() else step
 
-    def _along_path(self, point):
+    def _along_path(self, point: _Point) -> _Point:
         """Solve for smaller lam first, then follow the solution up to lam itself."""
         for length in PATH_LENGTHS:
             found = self._stage(np.zeros_like(self.prior), length)
@@ -204,23 +224,23 @@ class _Ascent:
             start = point
         return self._newton(start, self.tol, patience=4 * PATIENCE)
 
-    def _stage(self, potentials, power):
+    def _stage(self, potentials: np.ndarray, power: int) -> _Point:
         scale = PATH_FACTOR**-power
         start, _ = self._evaluate(potentials, scale)
         return self._newton(start, PATH_TOL, scale, patience=PATIENCE)
 
-    def _sinkhorn(self, point):
+    def _sinkhorn(self, point: _Point) -> _Point:
         step = np.log(self.prior) - np.log(np.maximum(point.columns, 1e-18))
         return self._evaluate(point.potentials + step)[0]
 
-    def _is_improving(self):
+    def _is_improving(self) -> bool:
         """False once two rounds of the last resort gained less than a hundredth."""
         history = self.__dict__.setdefault("_history", [])
         history.append(self.best.error)
         return len(history) < 3 or history[-1] < 0.99 * history[-3]
 
 
-def _judge(point, trial, step):
+def _judge(point: _Point, trial: _Point, step: np.ndarray) -> tuple[bool, float]:
     """Whether to accept a step, and the ratio of its real to its predicted gain."""
     if not np.isfinite(trial.error) or not np.isfinite(trial.objective):
         return False, 0.0

@@ -6,11 +6,15 @@ columns sum to a prior (Sabolić, Grcić, Šegvić, ICCV 2025). The solution is
 potentials g are unknown. They are found by a damped Newton method on the dual.
 """
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
@@ -77,16 +81,16 @@ class TransportResult:
 
 
 def solve_transport(
-    log_p,
-    prior,
+    log_p: torch.Tensor | npt.ArrayLike,
+    prior: torch.Tensor | npt.ArrayLike,
     *,
-    lam=25.0,
-    tol=None,
-    max_iter=None,
-    solver="torch",
-    init=None,
-    return_plan=False,
-):
+    lam: float = 25.0,
+    tol: float | None = None,
+    max_iter: int | None = None,
+    solver: str = "torch",
+    init: torch.Tensor | npt.ArrayLike | None = None,
+    return_plan: bool = False,
+) -> TransportResult:
     """Assign rows to classes by entropic optimal transport.
 
     Maximises ``sum_ik Q_ik log_p_ik + H(Q) / lam`` over plans Q >= 0 whose rows each
@@ -212,7 +216,11 @@ def solve_transport(
     )
 
 
-def transport_rows(log_p, potentials, lam=25.0):
+def transport_rows(
+    log_p: torch.Tensor | npt.ArrayLike,
+    potentials: torch.Tensor | npt.ArrayLike,
+    lam: float = 25.0,
+) -> torch.Tensor | np.ndarray:
     """Responsibilities of rows at given potentials.
 
     Parameters
@@ -250,7 +258,14 @@ def transport_rows(log_p, potentials, lam=25.0):
         return source.hand_back(_responsibilities(source, potentials, lam, 1.0))
 
 
-def _solve_torch(source, prior, lam, tol, max_iter, init):
+def _solve_torch(
+    source: _Source,
+    prior: np.ndarray,
+    lam: float,
+    tol: float,
+    max_iter: int,
+    init: np.ndarray | None,
+) -> tuple[np.ndarray, int]:
     sweep = RowSweep(
         source.blocks, n_rows=source.n_rows, lam=lam, precision=min(tol, 1.0) / 64
     )
@@ -259,7 +274,14 @@ def _solve_torch(source, prior, lam, tol, max_iter, init):
     return found.potentials, found.n_sweeps
 
 
-def _solve_pot(source, prior, lam, tol, max_iter, init):
+def _solve_pot(
+    source: _Source,
+    prior: np.ndarray,
+    lam: float,
+    tol: float,
+    max_iter: int,
+    init: np.ndarray | None,
+) -> tuple[np.ndarray, int]:
     """POT's log-domain Sinkhorn; of its solvers the only one safe at large lam."""
     from ot.bregman import sinkhorn_log
 
@@ -288,7 +310,9 @@ def _solve_pot(source, prior, lam, tol, max_iter, init):
     return potentials - prior @ potentials, int(log["niter"]) + 1
 
 
-def _responsibilities(source, potentials, lam, total):
+def _responsibilities(
+    source: _Source, potentials: np.ndarray, lam: float, total: float
+) -> torch.Tensor:
     """Rows of ``total * softmax(lam * log_p + potentials)``, block by block."""
     out = source.new_matrix()
     start = 0
@@ -301,7 +325,7 @@ def _responsibilities(source, potentials, lam, total):
     return out
 
 
-def _softmax(block, potentials, lam):
+def _softmax(block: torch.Tensor, potentials: np.ndarray, lam: float) -> torch.Tensor:
     g = torch.as_tensor(potentials, dtype=torch.float64, device=block.device)
     turn = block.shape[1] < CLASS_MAJOR_BELOW
     axis = 0 if turn else 1
@@ -319,7 +343,7 @@ def _softmax(block, potentials, lam):
 class _Source:
     """The rows of ``log_p`` as blocks of a tensor, whatever it was given as."""
 
-    def __init__(self, log_p):
+    def __init__(self, log_p: Any):
         self.is_tensor = isinstance(log_p, torch.Tensor)
         if self.is_tensor:
             log_p = log_p.detach()
@@ -341,7 +365,7 @@ class _Source:
         self.log_p = log_p
         self.n_rows, self.n_classes = log_p.shape
 
-    def blocks(self):
+    def blocks(self) -> Iterable[torch.Tensor]:
         if self.is_tensor:
             # Apple's accelerator has no float64: its rows are summed on the host.
             on_host = self.log_p.device.type == "mps"
@@ -357,22 +381,22 @@ class _Source:
         )
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         if self.is_tensor and self.log_p.device.type != "mps":
             return self.log_p.device
         return torch.device("cpu")
 
-    def new_labels(self):
+    def new_labels(self) -> torch.Tensor:
         return torch.empty(self.n_rows, dtype=torch.int64, device=self.device)
 
-    def new_matrix(self):
+    def new_matrix(self) -> torch.Tensor:
         dtype = torch.float32
         if self.log_p.dtype in (torch.float64, np.dtype(np.float64)):
             dtype = torch.float64
         shape = (self.n_rows, self.n_classes)
         return torch.empty(shape, dtype=dtype, device=self.device)
 
-    def hand_back(self, tensor):
+    def hand_back(self, tensor: torch.Tensor) -> Any:
         """Return a result in the kind and on the device ``log_p`` came in."""
         if not self.is_tensor:
             return tensor.cpu().numpy()
@@ -381,7 +405,7 @@ class _Source:
         return tensor.to(self.log_p.device)
 
 
-def _check_vector(name, values, n_classes):
+def _check_vector(name: str, values: Any, n_classes: int) -> np.ndarray:
     """Return ``values`` as float64 array of shape (K,)."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
@@ -396,7 +420,7 @@ def _check_vector(name, values, n_classes):
     return values
 
 
-def _check_prior(prior, n_classes):
+def _check_prior(prior: Any, n_classes: int) -> np.ndarray:
     prior = _check_vector("prior", prior, n_classes)
     if prior.min() <= 0:
         raise ValueError(
