@@ -43,9 +43,17 @@ def class_means(features, given, n_classes):
 
 
 def fit_em(
-    settings, rows, features, given, n_classes, seed, encoder=None, checkpoint=None
+    settings,
+    rows,
+    features,
+    given,
+    n_classes,
+    seed,
+    encoder=None,
+    checkpoint=None,
+    prior=None,
 ):
-    """Train the net, with the class shares that ``settings.prior`` asks for.
+    """Train the net, with the class shares that ``prior`` asks for.
 
     ``prior="auto"`` starts with equal shares: whatever an attacker adds to a class is
     then pushed out of it, together with clean rows where the class really is large.
@@ -63,6 +71,8 @@ def fit_em(
         Number of classes.
     checkpoint : Checkpoint, default=None
         Where the state is kept, and what it says is already done. None: nowhere.
+    prior : str or array-like, default=None
+        As of `VIBEClassifier`; None takes that of ``settings``.
 
     Returns
     -------
@@ -73,8 +83,9 @@ def fit_em(
         checkpoint = Checkpoint([seed])
     train = functools.partial(run_em, settings, given=given, seed=seed)
     train = functools.partial(train, features=features, checkpoint=checkpoint)
-    if not (isinstance(settings.prior, str) and settings.prior == "auto"):
-        shares = _fixed_shares(settings.prior, given, n_classes)
+    prior = settings.prior if prior is None else prior
+    if not (isinstance(prior, str) and prior == "auto"):
+        shares = _fixed_shares(prior, given, n_classes)
         return train(rows, shares=shares, encoder=encoder)
     stage = _first_stage(n_classes, checkpoint, features.device)
     net = None

@@ -5,7 +5,7 @@ tips over, each lets some in that another keeps out. A few are tried, and the on
 relabelling an independent classifier confirms best stays (`skvibe.trust`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,17 +22,22 @@ from skvibe.trust import relabelling_gain
 # Settings that differ on fewer rows than this share of those relabelled agree: the
 # others need not be tried.
 _AGREED = 0.1
+# A gain below this: the relabelling is denied on the whole.
+_DENIED = -0.01
+# A class of which a smaller share stays trusted has vanished.
+_VANISHED = 0.05
 # Rows that the judge is fitted to.
 _JUDGE_ROWS = 4000
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is tried: shrinkage of the whitening or None, kappa and nu."""
+    """What is tried: shrinkage of the whitening or None, kappa, nu, another prior."""
 
     whitening: float | None
     kappa: float
     nu: float
+    prior: str | None = None
 
 
 # They fail on different data; chosen among 8 on a part of the defence table's cells.
@@ -50,7 +55,8 @@ def settings_to_try(vibe):
     Returns
     -------
     list of Setting
-        One, where features are not whitened: then "auto" is the paper's value.
+        One, where features are not whitened: then "auto" is the paper's value. With
+        ``prior="auto"`` the last one takes the shares of the given labels.
     """
     if vibe.whitening is None or vibe.train_encoder:
         value = paper_concentration(len(vibe.classes_))
@@ -69,6 +75,11 @@ def settings_to_try(vibe):
         setting = Setting(**{**vars(trial), **fixed})
         if setting not in settings:
             settings.append(setting)
+    is_auto = isinstance(vibe.prior, str) and vibe.prior == "auto"
+    if is_auto and not vibe.train_encoder:
+        # The last resort, where every relabelling is denied: classes so unequal that
+        # equal shares wipe out the small ones.
+        settings.append(replace(settings[0], prior="empirical"))
     return settings
 
 
@@ -106,7 +117,10 @@ def fit_trials(vibe, inputs, given, trials, device):
     best, whole, warned = None, True, False
     # Encoding may take longer than all else: once for all trials.
     encoded = None if vibe.encoder is None else unit_training_rows(vibe, inputs, device)
+    agreed = False
     for setting, checkpoint in trials:
+        if best is not None and not _is_worth_trying(setting, best, agreed):
+            continue
         checkpoint.warned = warned
         vibe.kappa_, vibe.nu_ = float(setting.kappa), float(setting.nu)
         if encoded is None:
@@ -114,7 +128,7 @@ def fit_trials(vibe, inputs, given, trials, device):
         else:
             features = encoded.clone()
         whiten_in_place(vibe, features, setting.whitening)
-        whole = _fit_one(vibe, inputs, features, given, checkpoint)
+        whole = _fit_one(vibe, inputs, features, given, checkpoint, setting.prior)
         del features
         warned = checkpoint.warned
         vibe.relabelling_gain_ = 0.0
@@ -122,11 +136,10 @@ def fit_trials(vibe, inputs, given, trials, device):
             whole = _judge(vibe, inputs, given, checkpoint.seeds[0])
         agreed = best is not None and _agree(vibe, best, given)
         # An interrupted setting is all there is, or it is not in the running.
-        if best is None or (
-            whole and vibe.relabelling_gain_ > best["relabelling_gain_"]
-        ):
-            best = _published(vibe)
-        if not whole or agreed:
+        new = _published(vibe)
+        if best is None or (whole and _merit(new, given) > _merit(best, given)):
+            best = new
+        if not whole:
             break
     vars(vibe).update(best)
     if not whole:
@@ -134,14 +147,22 @@ def fit_trials(vibe, inputs, given, trials, device):
     return whole
 
 
-def _fit_one(vibe, inputs, features, given, checkpoint):
+def _is_worth_trying(setting, best, agreed):
+    if setting.prior is not None:
+        return best["relabelling_gain_"] < _DENIED
+    return not agreed
+
+
+def _fit_one(vibe, inputs, features, given, checkpoint, prior):
     """Run EM and publish what it finds; whether nobody interrupted it."""
     codes = torch.from_numpy(given[vibe.train_mask_]).to(features.device)
     encoder, rows = None, features
     if vibe.train_encoder:
         encoder, rows = vibe._encoder, place_rows(inputs, features.device)
     seed, n_classes = checkpoint.seeds[0], len(vibe.classes_)
-    net = fit_em(vibe, rows, features, codes, n_classes, seed, encoder, checkpoint)
+    net = fit_em(
+        vibe, rows, features, codes, n_classes, seed, encoder, checkpoint, prior
+    )
     return publish_em(vibe, net, inputs, given)
 
 
@@ -151,6 +172,19 @@ def _agree(vibe, other, given):
     before = other["clean_proba_"].argmax(axis=1)
     relabelled = np.count_nonzero((clean != given) | (before != given))
     return np.count_nonzero(clean != before) <= _AGREED * relabelled
+
+
+def _merit(fitted, given):
+    """What settings are compared by: classes that are left, then the gain.
+
+    A judge that has hardly seen a class denies it too: it must not be asked whether
+    the class may go.
+    """
+    n_classes = len(fitted["classes_"])
+    trusted = np.bincount(given[fitted["trusted_mask_"]], minlength=n_classes)
+    trained = np.bincount(given[fitted["train_mask_"]], minlength=n_classes)
+    vanished = np.count_nonzero(trusted < _VANISHED * trained)
+    return -vanished, fitted["relabelling_gain_"]
 
 
 def _judge(vibe, inputs, given, seed):
@@ -163,7 +197,10 @@ def _judge(vibe, inputs, given, seed):
         rng = np.random.default_rng(seed)
         trusted = np.sort(rng.choice(trusted, _JUDGE_ROWS, replace=False))
     changed = np.flatnonzero(clean != given)
-    if not len(changed) or not len(trusted):
+    if not len(changed):
+        return True
+    if not len(trusted):
+        vibe.relabelling_gain_ = -np.inf
         return True
     try:
         vibe.relabelling_gain_ = relabelling_gain(

@@ -1,0 +1,120 @@
+"""What each scorer chooses from a grid of 36 settings, on poisoned data.
+
+    python benchmarks/selection.py            # all cells, resumable
+    python benchmarks/selection.py --print    # the summary again
+
+For each cell a quarter of the training rows is held out, every setting of lam, kappa,
+nu and corrupted_posterior is fitted to the rest, and each scorer picks one. Truth is
+clean test accuracy minus attack success (accuracy alone without an attack).
+"""
+
+import argparse
+import itertools
+import json
+import pathlib
+
+import numpy as np
+import torch
+from _stamp import stamp
+from cells import Cell, load
+from scipy.stats import spearmanr
+from sklearn.model_selection import train_test_split
+
+from skvibe import VIBEClassifier
+from skvibe.model_selection import relabelling_scorer, separation_scorer
+
+RESULT = pathlib.Path(__file__).parent / "results" / "selection.jsonl"
+GRID = [
+    {"lam": lam, "kappa": kappa, "nu": nu, "corrupted_posterior": posterior}
+    for posterior, lam, kappa, nu in itertools.product(
+        ("full", "approximate"), (1.0, 25.0), (5.0, 10.0, 20.0), (2.0, 5.0, 10.0)
+    )
+]
+SCORERS = {
+    "accuracy on given labels": lambda model, X, y: model.score(X, y),
+    "separation_scorer": separation_scorer,
+    "relabelling_scorer": relabelling_scorer,
+}
+CELLS = [
+    Cell("digits", "badnets", 0, 0.10, 0),
+    Cell("digits", "badnets", 8, 0.05, 1),
+    Cell("agnews", "word", 0, 0.02, 0, 5000),
+    Cell("agnews", "word", 0, 0.05, 1, 5000),
+    Cell("agnews", "sent", 1, 0.05, 0, 5000),
+    Cell("agnews", "sent", 0, 0.10, 2, 5000),
+    Cell("agnews", "none", 0, 0.0, 0, 5000),
+    Cell("trec", "word", 3, 0.02, 1),
+    Cell("trec", "word", 3, 0.05, 0),
+    Cell("trec", "word", 1, 0.10, 2),
+    Cell("trec", "sent", 3, 0.05, 0),
+    Cell("trec", "none", 3, 0.0, 0),
+    Cell("cifar", "badnets", 0, 0.10, 0),
+    Cell("cifar", "blend", 1, 0.05, 0),
+    Cell("cifar", "none", 0, 0.0, 0),
+]
+
+
+def judge(cell):
+    """Truth and scores of every setting, and truth of the defaults."""
+    data = load(cell)
+    X, held_X, y, held_y = train_test_split(
+        data.X, data.y, test_size=0.25, stratify=data.y, random_state=0
+    )
+    truth, acc, asr = [], [], []
+    scores: dict = {name: [] for name in SCORERS}
+    not_target = data.y_test != data.target
+    for params in [*GRID, {}]:
+        # Fewer iterations than by default: 37 fits a cell.
+        model = VIBEClassifier(random_state=0, max_iter=300, **params).fit(X, y)
+        obeyed = model.predict(data.X_triggered[not_target]) == data.target
+        acc.append(float(model.score(data.X_test, data.y_test)))
+        asr.append(float(obeyed.mean()))
+        truth.append(acc[-1] - (asr[-1] if cell.rate else 0))
+        for name, scorer in SCORERS.items():
+            scores[name].append(float(scorer(model, held_X, held_y)))
+    return {"cell": cell.key, "truth": truth, "acc": acc, "asr": asr, "scores": scores}
+
+
+def summary(lines):
+    """Print what each scorer picked, and how often that was good."""
+    print(f"{'scorer':26s} Spearman  regret  within .05  under median")
+    for name in SCORERS:
+        rows = []
+        for line in lines:
+            truth = np.array(line["truth"][: len(GRID)])
+            score = np.array(line["scores"][name][: len(GRID)])
+            regret = truth.max() - truth[score.argmax()]
+            curable = min(line["asr"][: len(GRID)]) <= 0.2
+            under = truth[score.argmax()] < np.median(truth) - 1e-9
+            rho = spearmanr(truth, score).statistic
+            rows.append((rho, regret, curable and regret <= 0.05, curable, under))
+        rho, regret, good, curable, under = map(np.array, zip(*rows, strict=True))
+        print(
+            f"{name:26s} {np.nanmean(rho):8.2f} {regret.mean():7.3f} "
+            f"{good.sum():5d} of {curable.sum():2d} {under.sum():6d} of {len(rows)}"
+        )
+    regret = [max(line["truth"][:-1]) - line["truth"][-1] for line in lines]
+    print(f"defaults, no search: mean regret {np.mean(regret):.3f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--print", action="store_true", dest="only_print")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = []
+    if RESULT.exists():
+        lines = [json.loads(line) for line in RESULT.read_text().splitlines()]
+    done = {line["cell"] for line in lines}
+    for cell in [] if options.only_print else CELLS:
+        if cell.key in done:
+            continue
+        lines.append(judge(cell) | {"run": stamp()})
+        with RESULT.open("a") as file:
+            file.write(json.dumps(lines[-1]) + "\n")
+        print(cell.key, flush=True)
+    summary(lines)
+
+
+if __name__ == "__main__":
+    main()
