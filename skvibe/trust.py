@@ -1,7 +1,8 @@
 """Which given labels are believed, and what follows from the believed ones.
 
-Two things are read off the rows that can be trusted: how large the classes really
-are, and an ordinary classifier that is sharper than the prototypes.
+Three things are read off the rows that can be trusted: how large the classes really
+are, whether the relabelling of the others is to be believed, and an ordinary classifier
+that is sharper than the prototypes.
 """
 
 import numpy as np
