@@ -185,10 +185,10 @@ def test_warnings_reach_the_caller_and_the_report(data):
             ("vibe", VIBEClassifier(max_iter=50, random_state=0)),
         ]
     )
-    with pytest.warns(UserWarning, match="fewer than min_samples"):
+    with pytest.warns(UserWarning, match="fewer rows than min_samples"):
         few = audit(data.X[rows], data.y[rows], estimator=pipe)
-    assert "fewer than" in few.notes[0]
-    assert "fewer than" in few.to_html(figures=False)
+    assert "fewer rows than min_samples" in few.notes[0]
+    assert "fewer rows than min_samples" in few.to_html(figures=False)
 
 
 def test_quiet_unless_asked(data, pipe, capsys):
