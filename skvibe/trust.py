@@ -5,9 +5,18 @@ are, whether the relabelling of the others is to be believed, and an ordinary cl
 that is sharper than the prototypes.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Of one kind: all arrays, or all tensors.
+_Rows = TypeVar("_Rows", np.ndarray, "Tensor")
 # A class share within this factor of 1 / n_classes counts as equal. Poison moves
 # shares too, so a small deviation must not loosen the balance that keeps it out.
 EQUAL_SHARES_FACTOR = 1.3
@@ -20,9 +29,7 @@ RELABEL_SCORE = 0.8
 _LARGEST_RATIO = 5.0
 
 
-def trusted_rows(
-    given: np.ndarray, clean: np.ndarray, scores: np.ndarray
-) -> np.ndarray:
+def trusted_rows(given: _Rows, clean: _Rows, scores: _Rows) -> _Rows:
     """Rows whose given label is believed.
 
     Parameters

@@ -248,9 +248,9 @@ def test_rows_opposite_to_a_prototype_stay_in_range(angle):
     mu = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     v = -torch.tensor([[np.cos(angle), np.sin(angle)]], dtype=torch.float32)
     eta = unit_rows(torch.tensor([[0.6, 0.8], [-0.3, 1.0]]))
-    for given in (0, 1):
+    for y in (0, 1):
         log_p = corrupted_log_posterior(
-            v @ mu.T, v @ eta.T, mu @ eta.T, torch.tensor([given]), 15.0
+            v @ mu.T, v @ eta.T, mu @ eta.T, torch.tensor([y]), 15.0
         )
         assert torch.isfinite(log_p).all()
         assert (log_p <= 1e-6).all()
