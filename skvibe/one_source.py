@@ -14,7 +14,7 @@ from scipy.linalg import cholesky, solve_triangular
 from sklearn.cluster import KMeans
 
 from skvibe.trigger_mixture import ClassMixture, shrunk_covariance
-from skvibe.triggers import REACH, suspicion
+from skvibe.triggers import REACH, graded_posterior, suspicion
 
 # Position between the class (0) and the source (1) from which a group is at the source.
 PLACE = (0.7, 1.4)
@@ -40,7 +40,7 @@ class OneSourceGroup:
     source : int
         Code of the class it may come from.
     rows : ndarray of int
-        The rows.
+        The rows, those included that carry the displacement in part.
     place : float
         Where the group lies between its class's other rows (0) and the source (1).
     likeness : float
@@ -121,6 +121,8 @@ def _of_class(X, y, k, least, n_folds, seed):
         if likeness < LIKENESS or size < SIZE:
             continue
         shift = rows.mean(axis=0) - of_source.mean(axis=0)
+        # Rows that carry the trigger in part are enough for an attack.
+        group = group | space.carries(group, source)
         found.append(
             OneSourceGroup(
                 int(k), int(source), members[group], place, likeness, size, shift
@@ -172,6 +174,17 @@ class _OtherClasses:
         if not PLACE[0] < place < PLACE[1]:
             return None
         return self.codes[source], float(place)
+
+    def carries(self, group, source):
+        """Rows that more probably carry a part of the group's shift than not."""
+        place = np.searchsorted(self.codes, source)
+        shift = self.rows[group].mean(axis=0) - self.means[place]
+        own = np.searchsorted(self.codes, self.k)
+        means = self.means.copy()
+        means[own] = self.rows[~group].mean(axis=0)
+        counts = np.where(np.arange(len(means)) == place, 1.0, 1e-9)
+        posterior, _ = graded_posterior(self.rows, means, own, shift, counts)
+        return posterior > 0.5
 
 
 def _candidates(space, folds, least, seed):

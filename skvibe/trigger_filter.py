@@ -47,7 +47,8 @@ class TriggerFilter(
         is removed, with a warning.
     undecided : {"warn", "remove", "ignore"}, default="warn"
         What happens to a group that may be poison from one source class or a natural
-        sub-topic (with two classes poison can be nothing else). "warn" keeps the
+        sub-topic (with two classes poison can be nothing else), or that has left
+        fewer than `min_class_size` other rows in its class. "warn" keeps the
         rows and warns, "remove" removes them, "ignore" does not look for them.
     random_state : int, RandomState instance or None, default=None
         Draws the folds of the cross-fitting. An int makes the result reproducible.
@@ -68,9 +69,10 @@ class TriggerFilter(
     undecided_mask_ : ndarray of bool of shape (n_samples,)
         Rows of groups about which the features cannot decide.
     undecided_classes_ : ndarray
-        Given labels that have such a group.
+        Given label of each such group.
     undecided_sources_ : ndarray
-        For each of them the class its rows would come from.
+        Class that the rows of each group would come from; the given label itself if
+        they would come from several and outnumber the rows to judge by.
     p_values_ : ndarray of shape (n_classes,)
         Corrected for the number of classes; in the order of `classes_`.
     statistics_ : ndarray of shape (n_classes,)
@@ -261,9 +263,10 @@ class TriggerFilter(
             self._publish(found, suspect, moved, kept, present, kept_codes)
             remove = suspect[kept_codes] & (moved > 0.5)
             if self.undecided != "ignore":
-                remove |= self._look_for_undecided(
-                    standard, kept_codes, suspect, remove, kept, present, seed
+                groups = self._find_undecided(
+                    standard, kept_codes, found, suspect, remove, alpha, seed
                 )
+                remove |= self._judge_undecided(groups, kept, present)
             self._remove(remove, kept, present, kept_codes, max_removed)
         self.support_ = np.flatnonzero(~self.removed_mask_)
         self.n_removed_ = int(self.removed_mask_.sum())
@@ -318,39 +321,50 @@ class TriggerFilter(
         shifts = (found.shifts @ found.unwhiten)[suspect]
         self.directions_ = shifts * self._scale * self._magnitude
 
-    def _look_for_undecided(
-        self, standard, codes, suspect, remove, kept, present, seed
-    ):
-        """Publish undecided groups; the rows of them to be removed."""
-        rest = np.flatnonzero(~remove)
-        groups = one_source_groups(
+    def _find_undecided(self, standard, codes, found, suspect, remove, alpha, seed):
+        """Rows, given label, source and displacement of each undecided group."""
+        groups = []
+        # Poison has left too few rows of the class to judge by.
+        crowded = (found.crowded < alpha) & ~suspect
+        moved = (found.moved > 0.5) & crowded[codes]
+        shifts = found.shifts @ found.unwhiten
+        for k in np.flatnonzero(crowded):
+            groups.append((np.flatnonzero(moved & (codes == k)), k, k, shifts[k]))
+        rest = np.flatnonzero(~remove & ~moved)
+        for group in one_source_groups(
             standard[rest],
             codes[rest],
-            np.flatnonzero(~suspect),
+            np.flatnonzero(~suspect & ~crowded),
             least=max(LEAST_GROUP, self.min_class_size),
             seed=seed,
-        )
+        ):
+            groups.append((rest[group.rows], group.label, group.source, group.shift))
+        return groups
+
+    def _judge_undecided(self, groups, kept, present):
+        """Publish undecided groups; the rows of them to be removed."""
         also = np.zeros(len(kept), dtype=bool)
-        for group in groups:
-            also[rest[group.rows]] = True
-        labels = self.classes_[present[[group.label for group in groups]]]
+        for rows, *_ in groups:
+            also[rows] = True
+        labels = self.classes_[present[[label for _, label, _, _ in groups]]]
         self.undecided_mask_[kept] = also
         self.undecided_classes_ = labels
         self.undecided_sources_ = self.classes_[
-            present[[group.source for group in groups]]
+            present[[source for _, _, source, _ in groups]]
         ]
         self.scores_[kept[also]] = np.maximum(self.scores_[kept[also]], 0.5)
         if self.undecided == "remove":
-            shifts = [group.shift * self._scale * self._magnitude for group in groups]
+            shifts = [shift * self._scale * self._magnitude for *_, shift in groups]
             self.suspect_classes_ = np.concatenate([self.suspect_classes_, labels])
             self.directions_ = np.vstack([self.directions_, *shifts])
             return also
         if groups:
             warn_once(
                 "TriggerFilter cannot decide about a group of rows labelled "
-                f"{labels.tolist()}: poison from one other class would look like it, "
-                "and so could a natural sub-topic. It keeps these rows. Look at them "
-                "(undecided_mask_) and set undecided='remove' or 'ignore'.",
+                f"{sorted(set(labels.tolist()))}: it may be poison (from one other "
+                "class, or outnumbering its own) or a natural sub-topic. It keeps "
+                "these rows. Look at them (undecided_mask_) and set "
+                "undecided='remove' or 'ignore'.",
             )
         return np.zeros(len(kept), dtype=bool)
 

@@ -57,6 +57,9 @@ class TriggerSearch:
         at most under its null hypothesis; NaN where not tested.
     agreements : ndarray of shape (K,)
         Largest cosine with the displacement of another class.
+    crowded : ndarray of shape (K,)
+        The class's own p-value where moved rows leave too few natural ones to
+        judge by (the p-value above is 1 then); 1 elsewhere.
     moved : ndarray of shape (n_samples,)
         Posterior of being a row of another class moved by a trigger.
     shifts : ndarray of shape (K, n_features)
@@ -70,6 +73,7 @@ class TriggerSearch:
     p_values: np.ndarray
     statistics: np.ndarray
     agreements: np.ndarray
+    crowded: np.ndarray
     moved: np.ndarray
     shifts: np.ndarray
     means: np.ndarray
@@ -241,7 +245,9 @@ class _Search:
         self.average_again()
         natural_size = self.counts - self.size
         enough = np.minimum(self.size, natural_size) >= self.min_class_size
-        own = np.where(enough, own_p_values(self.statistics), 1.0)
+        p_values = own_p_values(self.statistics)
+        own = np.where(enough, p_values, 1.0)
+        crowded = (self.size >= self.min_class_size) & ~enough
         across, agreements = across_p_values(
             self.shifts, self.offsets, self.size, enough
         )
@@ -257,6 +263,7 @@ class _Search:
             p_values=np.minimum(1.0, np.minimum(own / (1 - _ACROSS), across / _ACROSS)),
             statistics=self.statistics.copy(),
             agreements=agreements,
+            crowded=np.where(crowded, p_values, 1.0),
             moved=moved,
             shifts=shifts,
             means=self.means,

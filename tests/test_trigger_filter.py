@@ -204,6 +204,17 @@ def test_poison_from_one_class_is_removed_if_wanted():
     assert (found.trigger_score(X[poison]) > 0.5).mean() > 0.95
 
 
+def test_poison_that_leaves_too_few_natural_rows_is_reported(poisoned):
+    X, y, poison = poisoned
+    keep = poison | (y != 0) | (np.cumsum(y == 0) <= 6)
+    found = TriggerFilter(random_state=0)
+    with pytest.warns(UserWarning, match=r"cannot decide .* labelled \[0\]"):
+        found.fit(X[keep], y[keep])
+    assert found.n_removed_ == 0
+    np.testing.assert_array_equal(found.undecided_mask_, poison[keep])
+    assert found.undecided_sources_.tolist() == [0]
+
+
 def test_undecided_groups_may_be_ignored():
     X, y, _ = make_one_source()
     found = TriggerFilter(undecided="ignore", random_state=0).fit(X, y)
