@@ -85,7 +85,7 @@ def test_the_encoder_has_a_learning_rate_of_its_own(data):
     )
     torch.testing.assert_close(encoder_weights(still), start, rtol=0, atol=1e-6)
     groups = still.net_.optimizer_.param_groups
-    assert sorted(group["lr"] for group in groups) == [1e-12, 0.1]
+    assert sorted(group["lr"] for group in groups) == [1e-12, still.lr]
     learned = fit(X, y, encoder_lr=0.01, prior="learned", lr=0.05)
     rates = sorted(group["lr"] for group in learned.net_.optimizer_.param_groups)
     assert rates == [0.01, 0.05, 0.1]
