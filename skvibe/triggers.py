@@ -279,6 +279,10 @@ class _Search:
         weights = self.size[linked]
         shared = np.average(self.shifts[linked], axis=0, weights=weights)
         natural = np.average(self.offsets[linked], axis=0, weights=weights)
+        # What the linked classes had of the false-alarm rate passes to the others: a
+        # sequentially rejective test whose levels only grow.
+        left = (self.n_classes - linked.sum()) / self.n_classes
+        level = (1 - (1 - _ACROSS) * left) / max(left * self.n_classes, 1)
         for k in np.setdiff1d(self.searched, np.flatnonzero(linked)):
             rows = self.members[k]
             arguments = self.Z[rows], self.means, k
@@ -287,7 +291,7 @@ class _Search:
             statistic = vuong_statistic(gain - rival, self.groups[rows])
             if statistic > _JOINS and (joined > 0.5).sum() >= self.min_class_size:
                 moved[rows], shifts[k] = joined, shared
-                across[k] = norm.sf(statistic) * self.n_classes
+                across[k] = norm.sf(statistic) * _ACROSS / level
         return across
 
 
