@@ -2,8 +2,8 @@
 Grid search on poisoned data
 ============================
 
-Accuracy chooses the backdoor, `separation_scorer` does not.
-Both searches see only the poisoned training rows; the attack success of their choice is
+Accuracy chooses the backdoor; the scorers of `skvibe.model_selection` do not.
+All searches see only the poisoned training rows; the attack success of their choice is
 measured afterwards.
 """
 
@@ -12,13 +12,18 @@ from sklearn.model_selection import GridSearchCV
 from skvibe import VIBEClassifier
 from skvibe.datasets import load_poisoned_digits
 from skvibe.metrics import attack_success_rate
-from skvibe.model_selection import separation_scorer
+from skvibe.model_selection import relabelling_scorer, separation_scorer
 
 data = load_poisoned_digits(random_state=0)
 grid = {"lam": [1, 25], "kappa": [5, 20], "nu": [2, 10, 40]}
 vibe = VIBEClassifier(refit=False, random_state=0)
 
-for name, scoring in {"accuracy": "accuracy", "separation": separation_scorer}.items():
+scorers = {
+    "accuracy": "accuracy",
+    "separation": separation_scorer,
+    "relabelling": relabelling_scorer,
+}
+for name, scoring in scorers.items():
     search = GridSearchCV(vibe, grid, scoring=scoring, cv=3).fit(data.X, data.y)
     obeyed = attack_success_rate(
         data.y_test, search.predict(data.X_triggered), target=data.target
