@@ -144,8 +144,7 @@ class _OtherClasses:
         outside = y != k
         place = np.searchsorted(self.codes, y[outside])
         covariance = shrunk_covariance(X[outside] - means[place])
-        covariance.flat[:: len(covariance) + 1] += 1e-8 * covariance.trace()
-        factor = cholesky(covariance, lower=True)
+        factor = _root(covariance)
         whiten = solve_triangular(factor, np.eye(len(factor)), lower=True).T
         whiten = whiten.astype(X.dtype)
         self.rows = X[y == k] @ whiten
@@ -275,14 +274,20 @@ def scatter_likeness(group, source, rest, *, seed=0):
     return float(likeness), float(scales[0] / scales[1])
 
 
+def _root(covariance):
+    """Lower root of a covariance; rows without any spread have that of the identity."""
+    ridge = 1e-8 * covariance.trace()
+    covariance.flat[:: len(covariance) + 1] += ridge if ridge > 0 else 1.0
+    return cholesky(covariance, lower=True)
+
+
 class _CentredNormal:
     """Normal law about a sample's mean, with shrunk covariance up to a scale."""
 
     def __init__(self, rows):
         rows = np.asarray(rows, dtype=np.float64)
         covariance = shrunk_covariance(rows - rows.mean(axis=0))
-        covariance.flat[:: len(covariance) + 1] += 1e-8 * covariance.trace()
-        self.factor = cholesky(covariance, lower=True)
+        self.factor = _root(covariance)
         self.log_root = np.log(np.diag(self.factor)).sum()
 
     def log_density(self, rows):

@@ -1,4 +1,5 @@
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -311,3 +312,11 @@ def test_a_learner_that_knows_nothing_of_the_convention_refuses(poisoned):
     pipeline = make_pipeline(TriggerFilter(random_state=0), LogisticRegression())
     with pytest.raises(ValueError, match="NaN"):
         pipeline.fit(X, y)
+
+
+def test_rows_that_are_all_equal():
+    y = np.random.default_rng(0).integers(3, size=300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = TriggerFilter(random_state=0).fit(np.ones((300, 10)), y)
+    assert not found.removed_mask_.any()
