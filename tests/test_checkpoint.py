@@ -589,6 +589,8 @@ def test_a_real_signal(tmp_path):
         def child():
             code = 1
             try:
+                # Jobs in the background are started with the signal ignored.
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 from skvibe import em
                 e_step = em.VIBENet.e_step
                 def endless(net):
