@@ -115,7 +115,7 @@ class Bench:
             max_epochs=scale.ssl_epochs,
             batch_size=scale.ssl_batch,
             checkpoint=self._file(name, label),
-            checkpoint_period=max(1, scale.ssl_epochs // 50),
+            checkpoint_every=max(1, scale.ssl_epochs // 50),
             device=self.device,
             random_state=seed,
             verbose=1 if scale.name == "gpu" else 0,

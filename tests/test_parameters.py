@@ -88,7 +88,7 @@ WRONG = {
         "mixed_precision": ("nothing", 3, None),
         "recalibrate": FREE,  # truth value
         "checkpoint": FREE,
-        "checkpoint_period": COUNT,
+        "checkpoint_every": COUNT,
         "device": ("nothing", 3.5),
         "net_params": (3, "optimizer"),
         "random_state": SEED,

@@ -66,7 +66,7 @@ class SimCLRNet(NeuralNet):
     ----------
     *args, **kwargs
         Of `skorch.NeuralNet`.
-    temperature, mixed_precision, checkpoint, checkpoint_period
+    temperature, mixed_precision, checkpoint, checkpoint_every
         See `SelfSupervisedEncoder`.
     seed : int
         Of the order of the images and of the random views.
@@ -80,7 +80,7 @@ class SimCLRNet(NeuralNet):
         temperature=0.5,
         mixed_precision=False,
         checkpoint=None,
-        checkpoint_period=10,
+        checkpoint_every=10,
         seed=0,
         show_progress=False,
         **kwargs,
@@ -88,7 +88,7 @@ class SimCLRNet(NeuralNet):
         self.temperature = temperature
         self.mixed_precision = mixed_precision
         self.checkpoint = checkpoint
-        self.checkpoint_period = checkpoint_period
+        self.checkpoint_every = checkpoint_every
         self.seed = seed
         self.max_epochs: int
         self.show_progress = show_progress
@@ -155,7 +155,7 @@ class SimCLRNet(NeuralNet):
             loss=self.loss_curve_[-1],
             images_per_s=self.n_batches_ * self.batch_size / seconds,
         )
-        if epoch % self.checkpoint_period == 0 or epoch == self.all_epochs_:
+        if epoch % self.checkpoint_every == 0 or epoch == self.all_epochs_:
             self._save()
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):

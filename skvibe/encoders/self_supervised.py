@@ -62,7 +62,7 @@ class SelfSupervisedEncoder(
     checkpoint : str or path, default=None
         File in which the state is kept. A `fit` with the same images and parameters
         goes on from it and ends as if it had never been interrupted, bit for bit.
-    checkpoint_period : int, default=10
+    checkpoint_every : int, default=10
         Epochs from one checkpoint to the next.
     device : str or torch.device, default="auto"
         "auto" takes CUDA where there is one.
@@ -120,7 +120,7 @@ class SelfSupervisedEncoder(
         mixed_precision="auto",
         recalibrate=True,
         checkpoint=None,
-        checkpoint_period=10,
+        checkpoint_every=10,
         device="auto",
         net_params=None,
         random_state=None,
@@ -136,7 +136,7 @@ class SelfSupervisedEncoder(
         self.mixed_precision = mixed_precision
         self.recalibrate = recalibrate
         self.checkpoint = checkpoint
-        self.checkpoint_period = checkpoint_period
+        self.checkpoint_every = checkpoint_every
         self.device = device
         self.net_params = net_params
         self.random_state = random_state
@@ -234,7 +234,7 @@ class SelfSupervisedEncoder(
         check_integer("max_epochs", self.max_epochs, 1)
         check_integer("batch_size", self.batch_size, 2)
         check_integer("projection_size", self.projection_size, 1)
-        check_integer("checkpoint_period", self.checkpoint_period, 1)
+        check_integer("checkpoint_every", self.checkpoint_every, 1)
         check_real("lr", self.lr, 0, closed="()")
         check_real("temperature", self.temperature, 0, closed="()")
         if self.mixed_precision not in ("auto", True, False):
@@ -278,7 +278,7 @@ class SelfSupervisedEncoder(
             temperature=float(self.temperature),
             mixed_precision=use_bfloat16(self.mixed_precision, device),
             checkpoint=self.checkpoint,
-            checkpoint_period=self.checkpoint_period,
+            checkpoint_every=self.checkpoint_every,
             seed=seed,
             show_progress=self.verbose > 0,
         )

@@ -135,7 +135,7 @@ def test_an_interrupted_fit_goes_on_as_if_it_had_not_been(images, tmp_path):
         "max_epochs": 5,
         "augment": shift,
         "checkpoint": tmp_path / "state.pt",
-        "checkpoint_period": 1,
+        "checkpoint_every": 1,
     }
     calls_left[0] = 20  # 6 an epoch: in the middle of the fourth
     with pytest.raises(RuntimeError, match="power cut"):
