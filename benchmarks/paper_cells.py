@@ -41,8 +41,8 @@ class Run:
     """One training.
 
     ``method`` is "none" (cross entropy), "vibe" (the paper's recipe), "skvibe" (the
-    same with this library's class shares and its refit on trusted rows) or "logreg"
-    (on frozen features); ``change`` is ``(parameter, value)`` or empty.
+    same with this library's first E-step, class shares and refit on trusted rows) or
+    "logreg" (on frozen features); ``change`` is ``(parameter, value)`` or empty.
     """
 
     attack: str
@@ -107,7 +107,7 @@ def _main_line():
             rows.append(Row("main", f"{attack}/{name}", run))
         setting = f"{attack}/VIBE-SS/preprocess=no"
         rows.append(Row("main", setting, Run(attack, "vibe", filtered=False)))
-        setting = f"{attack}/skvibe's defaults for prior and refit"
+        setting = f"{attack}/skvibe's own steps"
         rows.append(Row("main", setting, Run(attack, "skvibe")))
     return rows
 

@@ -11,11 +11,7 @@ from _stamp import ROOT, describe
 from paper_cells import OUT_OF_REACH, all_rows
 
 PAGE = ROOT / "docs" / "paper_tables.md"
-_INTRO = """---
-orphan: true
----
-
-# The paper's tables
+_INTRO = """# The paper's tables
 
 This page is written by a script from the results in
 [`benchmarks/results`](../benchmarks/results); to make it again:
@@ -36,14 +32,16 @@ other classes that are read as the target, **control** the same share for a mode
 was trained in the same way on clean images: an ASR means nothing without it. "None" is
 training as usual, "VIBE-SS" the paper's recipe from a self-supervised start, with the
 filter unless it says `preprocess=no`. Rows of the table "main" are not in the
-supplement: they are the attacks of the paper's main table, and this library's own
-defaults for the class shares and the refit.
+supplement: they are the attacks of the paper's main table, and the same training with
+this library's own steps (first E-step, class shares, refit on trusted rows).
 
 **At the scale "cpu" compare shapes, not levels.** Images are small and few, the encoder
 has 0.1 million weights, pretraining takes seconds. Triggers are made to fit (see
 `benchmarks/paper_images.py`): the corner has 2 x 2 pixels, the wave of SIG is slower,
 FTrojan and CTRL write into the one grey channel, LC and SIG poison half the target
-class, and VGG-11 is an eighth as wide and sees every pixel enlarged. One seed.
+class, and VGG-11 is an eighth as wide and sees every pixel enlarged. The seed draws the
+poison, the encoder's start and the order of the images; where several were run, a cell
+is their mean and, in brackets, the lowest and the highest.
 """
 
 
@@ -67,7 +65,7 @@ def read_paper():
         }
 
 
-def report(scales, results, seed):
+def report(scales, results):
     """The page, of every scale that has results."""
     paper = read_paper()
     parts = [_INTRO]
@@ -75,7 +73,7 @@ def report(scales, results, seed):
         lines = [
             line
             for line in read_lines(results / f"paper_tables_{name}_{data}.jsonl")
-            if type(scale)(**line["scale"]) == scale and line["seed"] == seed
+            if type(scale)(**line["scale"]) == scale
         ]
         if lines:
             parts += _report_scale(scale, lines, paper)
@@ -85,27 +83,39 @@ def report(scales, results, seed):
 
 
 def _report_scale(scale, lines, paper):
-    found = {line["run"]: line for line in lines}
-    rows = [row for row in all_rows() if all(run.key in found for run in row.runs)]
-    missing = [row for row in all_rows() if row not in rows]
+    found = {(line["run"], line["seed"]): line for line in lines}
+    rows = [(row, _of_row(row, found)) for row in all_rows()]
     settings = ", ".join(f"{name} {value}" for name, value in asdict(scale).items())
     yield f"\n## Scale {scale.name}: {lines[0]['data']}\n"
     yield f"{settings}.\n"
-    yield "| table | setting | ACC | paper | ASR | control | paper | rows removed |"
-    yield "|---|---|---:|---:|---:|---:|---:|---:|"
-    plain = [row for row in rows if "ASR" in row.metrics]
-    yield from (_training_row(row, found, paper) for row in plain)
-    detection = [row for row in rows if "AUROC" in row.metrics]
-    if detection:
-        yield "\n| table | setting | AUROC | paper | TPR | paper | FPR | paper |"
-        yield "|---|---|---:|---:|---:|---:|---:|---:|"
-        yield from (_detection_row(row, found, paper) for row in detection)
-    if missing:
-        runs = dict.fromkeys(run.key for row in missing for run in row.runs)
-        left = [key for key in runs if key not in found]
+    yield (
+        "| table | setting | seeds | ACC | paper | ASR | control | paper "
+        "| rows removed |"
+    )
+    yield "|---|---|---:|---:|---:|---:|---:|---:|---:|"
+    for row, seeds in rows:
+        if seeds and "ASR" in row.metrics:
+            yield _training_row(row, seeds, paper)
+    detection = [(row, seeds) for row, seeds in rows if "AUROC" in row.metrics]
+    if any(seeds for _, seeds in detection):
+        yield (
+            "\n| table | setting | seeds | AUROC | paper | TPR | paper | FPR | paper |"
+        )
+        yield "|---|---|---:|---:|---:|---:|---:|---:|---:|"
+        yield from (_detection_row(*pair, paper) for pair in detection if pair[1])
+    runs = dict.fromkeys(run.key for row, _ in rows for run in row.runs)
+    made = {run for run, _ in found}
+    if left := [key for key in runs if key not in made]:
         yield f"\nNot run yet at this scale: {_some(left)}."
     newest = max(lines, key=lambda line: line["stamp"]["date"])
     yield f"\nNewest run: {describe(newest['stamp'])}"
+
+
+def _of_row(row, found):
+    """The results that a row reads, a list for each seed that has them all."""
+    seeds = sorted({seed for _, seed in found})
+    of_seeds = [[found.get((run.key, seed)) for run in row.runs] for seed in seeds]
+    return [lines for lines in of_seeds if None not in lines]
 
 
 def _some(names, most=30):
@@ -114,33 +124,45 @@ def _some(names, most=30):
     return f"{', '.join(names[:most])} and {len(names) - most} more"
 
 
-def _training_row(row, found, paper):
-    lines = [found[run.key] for run in row.runs]
-    figures = []
+def _training_row(row, seeds, paper):
+    figures = [str(len(seeds))]
     for metric in ("ACC", "ASR"):
-        ours = _percent(lines, metric) if metric in row.metrics else ""
-        figures.append(ours)
+        figures.append(_percent(seeds, metric) if metric in row.metrics else "")
         if metric == "ASR":
-            figures.append(_percent(lines, "control"))
+            figures.append(_percent(seeds, "control"))
         figures.append(paper.get((row.table, row.setting, metric), ""))
-    removed = ""
-    if len(lines) == 1 and "n_removed" in lines[0]:
-        poison = lines[0]["n_removed_poison"]
-        removed = f"{lines[0]['n_removed']} ({poison} of {lines[0]['n_poison']} poison)"
-    return _cells(row.table, row.setting, *figures, removed)
+    return _cells(row.table, row.setting, *figures, _removed(seeds))
 
 
-def _detection_row(row, found, paper):
-    (line,) = (found[run.key] for run in row.runs)
-    figures = []
+def _removed(seeds):
+    """How many rows the filter removed, and how many of them were poison."""
+    if len(seeds[0]) > 1 or "n_removed" not in seeds[0][0]:
+        return ""
+    lines = [lines[0] for lines in seeds]
+    removed = "/".join(str(line["n_removed"]) for line in lines)
+    poison = "/".join(str(line["n_removed_poison"]) for line in lines)
+    return f"{removed} ({poison} of {lines[0]['n_poison']} poison)"
+
+
+def _detection_row(row, seeds, paper):
+    figures = [str(len(seeds))]
     for metric in row.metrics:
-        figures.append(f"{line[metric]:.2f}")
+        figures.append(_spread(seeds, metric, ".2f"))
         figures.append(paper.get((row.table, row.setting, metric), ""))
     return _cells(row.table, row.setting, *figures)
 
 
-def _percent(lines, metric):
-    return f"{100 * np.mean([line[metric] for line in lines]):.1f}"
+def _percent(seeds, metric):
+    return _spread(seeds, metric, ".1f", scale=100)
+
+
+def _spread(seeds, metric, form, scale=1):
+    """Mean over seeds, with the lowest and the highest."""
+    values = [scale * np.mean([line[metric] for line in lines]) for lines in seeds]
+    mean = format(np.mean(values), form)
+    if len(values) == 1:
+        return mean
+    return f"{mean} ({min(values):{form}}-{max(values):{form}})"
 
 
 def _cells(*cells):

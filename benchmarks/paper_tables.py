@@ -166,7 +166,7 @@ class Bench:
         )
 
     def vibe(self, encoder, X, y, run):
-        """End to end, by the paper's recipe or with this library's additions."""
+        """End to end, by the paper's recipe or with this library's own steps."""
         paper, change = run.method == "vibe", run.change
         scale = self.scale
         params = {
@@ -182,12 +182,12 @@ class Bench:
             params[change[0]] = int(value) if change[0] == "e_step_period" else value
         elif change and change[0] != "delta":
             params[change[0]] = change[1]
+        if paper:
+            params |= {"first_e_step": "clean", "prior": "learned", "refit": False}
         return VIBEClassifier(
             encoder,
             train_encoder=True,
             augment=self.augmentation(),
-            prior="learned" if paper else "auto",
-            refit=not paper,
             max_iter=scale.iterations,
             batch_size=scale.batch_size,
             tol=0.0,
@@ -358,7 +358,7 @@ def main(argv=None):
         print("\n".join(run.key for run in all_runs()))
         return
     if args.report:
-        page = report(SCALES, args.results or RESULTS, args.seed)
+        page = report(SCALES, args.results or RESULTS)
         if args.results is None:
             PAGE.write_text(page)
         else:
