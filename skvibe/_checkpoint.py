@@ -7,7 +7,6 @@ grid search may share one path, and another parameter is another file.
 """
 
 import errno
-import json
 import os
 import secrets
 import warnings
@@ -19,6 +18,8 @@ import numpy as np
 
 from skvibe._atomic_file import write_atomically
 from skvibe._fingerprint import fingerprint
+from skvibe._portable import Decoder, Encoder, ModelFileError
+from skvibe._sealed_file import seal, unseal
 from skvibe._version import __version__
 
 _FORMAT = "skvibe checkpoint"
@@ -192,8 +193,6 @@ class Checkpoint:
 
     def read(self):
         """Take over what the file says, if there is one."""
-        from skvibe.persistence import ModelFileError
-
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
@@ -234,21 +233,13 @@ class Checkpoint:
 
 
 def _to_bytes(content, mark):
-    from skvibe._portable import Encoder
-    from skvibe.persistence import _KEY, _digest, _safetensors
-
     encoder = Encoder()
-    document = {"format": _FORMAT, "mark": mark, "state": encoder.encode(content, "")}
-    text = json.dumps(document, allow_nan=False)
-    metadata = {_KEY: f"{_digest(text, encoder.arrays)} {text}"}
-    return _safetensors().save(encoder.arrays, metadata)
+    state = encoder.encode(content, "")
+    return seal({"format": _FORMAT, "mark": mark, "state": state}, encoder.arrays)
 
 
 def _from_bytes(data, mark):
-    from skvibe._portable import Decoder
-    from skvibe.persistence import ModelFileError, _parse
-
-    document, arrays = _parse(data)
+    document, arrays = unseal(data)
     try:
         if (document["format"], document["mark"]) != (_FORMAT, mark):
             raise ModelFileError("it is not the checkpoint of this fit")

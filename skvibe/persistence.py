@@ -8,25 +8,22 @@ not against malice.
 """
 
 import functools
-import hashlib
-import json
 import platform
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import numpy as np
 from sklearn.base import BaseEstimator
 
 from skvibe._atomic_file import write_atomically
 from skvibe._portable import Decoder, Encoder, ModelFileError
+from skvibe._sealed_file import seal, unseal
 from skvibe._version import __version__
 
 __all__ = ["ModelFileError", "load", "save"]
 
 FORMAT = "skvibe model"
 FORMAT_VERSION = 1
-_KEY = "skvibe"
 _LIBRARIES = ("scikit-learn", "numpy", "torch", "skorch")
 
 
@@ -139,7 +136,6 @@ def dumps(estimator):
     -------
     bytes
     """
-    safetensors = _safetensors()
     encoder = Encoder()
     model = encoder.encode(estimator, "")
     if not isinstance(model, dict) or model.get("is") != "estimator":
@@ -153,10 +149,7 @@ def dumps(estimator):
         "versions": _versions(),
         "model": model,
     }
-    text = json.dumps(document, allow_nan=False)
-    # One entry only: safetensors writes several in no fixed order.
-    metadata = {_KEY: f"{_digest(text, encoder.arrays)} {text}"}
-    return safetensors.save(encoder.arrays, metadata)
+    return seal(document, encoder.arrays)
 
 
 def loads(data, *, encoder=None):
@@ -178,7 +171,7 @@ def loads(data, *, encoder=None):
     ModelFileError
         As in `load`.
     """
-    document, arrays = _parse(data)
+    document, arrays = unseal(data)
     _check_document(document)
     try:
         estimator = Decoder(arrays, encoder).decode(document["model"])
@@ -192,30 +185,6 @@ def loads(data, *, encoder=None):
     if not isinstance(estimator, BaseEstimator):
         raise ModelFileError("it holds no estimator")
     return estimator
-
-
-def _parse(data):
-    """JSON document and arrays of a model file, check sum verified."""
-    safetensors = _safetensors()
-    try:
-        views = safetensors.load(data)
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + size])
-        metadata = header.get("__metadata__") or {}
-    except Exception as error:
-        raise ModelFileError(
-            f"it is truncated, damaged or no model file ({error})"
-        ) from error
-    if _KEY not in metadata:
-        raise ModelFileError("it is a safetensors file, but not one of skvibe's models")
-    arrays = {name: np.array(view) for name, view in views.items()}
-    digest, _, text = metadata[_KEY].partition(" ")
-    if digest != _digest(text, arrays):
-        raise ModelFileError("it is damaged: its check sum does not match")
-    try:
-        return json.loads(text), arrays
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"its description is malformed ({error})") from error
 
 
 def _check_document(document):
@@ -243,16 +212,6 @@ def _check_document(document):
         )
 
 
-def _digest(text, arrays):
-    """SHA-256 over the description and every array with its name, type and shape."""
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype.str} {arrays[name].shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
 @functools.cache
 def _versions():
     found: dict[str, str | None] = {
@@ -265,16 +224,6 @@ def _versions():
         except PackageNotFoundError:
             found[library] = None
     return found
-
-
-def _safetensors():
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError(
-            "Model files need safetensors: pip install 'skvibe[persist]'."
-        ) from error
-    return safetensors.numpy
 
 
 def _move(estimator, device):

@@ -31,11 +31,11 @@ from skorch.callbacks import EarlyStopping
 
 from skvibe import OffManifoldFilter, OffManifoldSampler, VIBEClassifier
 from skvibe._portable import Decoder, Encoder
+from skvibe._sealed_file import check_sum
 from skvibe.encoders import VGG11, ResNet18, SelfSupervisedEncoder, SmallConvNet
 from skvibe.persistence import (
     FORMAT_VERSION,
     ModelFileError,
-    _digest,
     dumps,
     load,
     loads,
@@ -507,7 +507,7 @@ def signed(document, arrays=None):
     """A file with a right check sum: what an attacker would write."""
     text = document if isinstance(document, str) else json.dumps(document)
     arrays = {} if arrays is None else arrays
-    return write_arrays(arrays, {"skvibe": f"{_digest(text, arrays)} {text}"})
+    return write_arrays(arrays, {"skvibe": f"{check_sum(text, arrays)} {text}"})
 
 
 def with_model(**changes):
