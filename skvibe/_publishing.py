@@ -35,22 +35,39 @@ def publish_em(vibe, net, inputs, given):
     vibe.poisoning_rule_ = rule.cpu().numpy()
 
     state = net.em_
+    clean_proba, final = _to_the_end(net.final_e_step)
+    if not final:
+        state.interrupt()
     vibe.lower_bounds_ = np.array(state.lower_bounds)
     vibe.label_changes_ = np.array(state.label_changes)
     vibe.converged_ = state.converged
     vibe.n_iter_ = state.iteration
     vibe.clean_proba_ = np.zeros((len(given), n_classes), dtype=np.float32)
     vibe.clean_proba_[np.arange(len(given)), given] = 1
-    vibe.clean_proba_[keep] = net.final_e_step()
+    vibe.clean_proba_[keep] = clean_proba
     whole = state.finished
     # The training data do not travel with the model, and make room for the rest.
     del net.em_, state
     vibe.clean_labels_ = vibe.classes_[vibe.clean_proba_.argmax(axis=1)]
     vibe.poison_scores_ = np.ones(len(given))
-    vibe.poison_scores_[keep] = score_rows(vibe, inputs, given[keep])
+    scores, final = _to_the_end(lambda: score_rows(vibe, inputs, given[keep]))
+    if not final:
+        whole = vibe.converged_ = False
+    vibe.poison_scores_[keep] = scores
     clean = vibe.clean_proba_.argmax(axis=1)
     vibe.trusted_mask_ = keep & trusted_rows(given, clean, vibe.poison_scores_)
     return whole
+
+
+def _to_the_end(work):
+    """What ``work()`` returns, and whether nobody pressed Ctrl-C meanwhile.
+
+    Without it there is no model: it is begun again, and a second Ctrl-C ends the fit.
+    """
+    try:
+        return work(), True
+    except KeyboardInterrupt:
+        return work(), False
 
 
 def publish_refit(vibe, inputs, given, seed):

@@ -361,7 +361,8 @@ class VIBENet(NeuralNetClassifier):
         """
         log_p = self.log_joint(with_corrupted=True)
         result = self._solve(log_p)
-        del self._progress
+        # It may be begun a second time, after an interruption.
+        vars(self).pop("_progress", None)
         return self._responsibilities(log_p, result.potentials).cpu().numpy()
 
     # -- likelihoods -------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 import torch
 from joblib import parallel_config
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import SGDClassifier
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GridSearchCV
@@ -23,9 +23,12 @@ import skvibe
 from skvibe import VIBEClassifier
 from skvibe import _checkpoint as checkpoint_module
 from skvibe import _fitting as fitting
+from skvibe import _publishing as publishing
+from skvibe import _trials as trials
 from skvibe._checkpoint import Checkpoint
 from skvibe._fingerprint import fingerprint, tensor_bytes
 from skvibe._training_state import from_plain, is_plain, to_plain
+from skvibe.em import VIBENet
 from skvibe.model_selection import separation_scorer
 
 ROOT = Path(skvibe.__file__).parent.parent
@@ -540,6 +543,74 @@ def test_control_c_between_the_runs(name, where, tmp_path, monkeypatch):
     with pytest.warns(ConvergenceWarning, match="interrupted"):
         vibe.fit(*make_rows())
     assert_usable(vibe, tmp_path)
+
+
+def interrupt_call(monkeypatch, owner, name, number):
+    """Ctrl-C in the midst of the call with that number."""
+    original, calls = getattr(owner, name), []
+
+    def interrupt(*args, **kwargs):
+        calls.append(args)
+        result = original(*args, **kwargs)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(owner, name, interrupt)
+    return calls
+
+
+@pytest.mark.parametrize("name", ["auto", "soft-learned", "encoder"])
+@pytest.mark.parametrize("where", ["final_e_step", "score_rows"])
+def test_control_c_when_training_is_over(name, where, tmp_path, monkeypatch):
+    X, y = make_rows()
+    path = tmp_path / "checkpoints"
+    path.mkdir()
+    vibe = make(path / "fit", **FITS[name])
+    with monkeypatch.context() as patch:
+        interrupt_call(patch, VIBENet if where[0] == "f" else publishing, where, 1)
+        with pytest.warns(ConvergenceWarning, match="interrupted"):
+            vibe.fit(X, y)
+    assert_usable(vibe, tmp_path)
+    assert list(path.iterdir())
+    assert_same(vibe.fit(X, y), make(**FITS[name]).fit(X, y))
+    assert not list(path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["final_e_step", "score_rows"])
+def test_a_second_control_c_ends_it(where, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    vibe = make(whitening=None)
+    owner = VIBENet if where == "final_e_step" else publishing
+    monkeypatch.setattr(owner, where, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        vibe.fit(*make_rows())
+    with pytest.raises(NotFittedError):
+        vibe.predict(make_rows()[0])
+
+
+@pytest.mark.parametrize("name", ["auto", "encoder"])
+def test_control_c_before_anything_is_learned(name, tmp_path, monkeypatch):
+    """There is no model yet; it ends as Python programs do, and nothing is lost."""
+    X, y = make_rows()
+    module = encoder()
+    weights = {key: value.clone() for key, value in module.state_dict().items()}
+    params = FITS[name] | ({"encoder": module} if name == "encoder" else {})
+    vibe = make(tmp_path / "fit", **params)
+    with monkeypatch.context() as patch:
+        interrupt_call(patch, trials, "unit_training_rows", 1)
+        with pytest.raises(KeyboardInterrupt):
+            vibe.fit(X, y)
+    with pytest.raises(NotFittedError):
+        vibe.predict(X)
+    assert not hasattr(vibe, "_tasks")
+    assert module.training
+    for key, value in module.state_dict().items():
+        assert torch.equal(value, weights[key])
+    assert_same(vibe.fit(X, y), make(**FITS[name]).fit(X, y))
+    assert not list(tmp_path.iterdir())
 
 
 class Interrupted(ClassifierMixin, BaseEstimator):
