@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 import warnings
+from itertools import product
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import skops.io
@@ -49,6 +51,9 @@ Y[140:] = 0
 IMAGES = np.random.default_rng(0).random((90, 1, 8, 8)).astype(np.float32)
 IMAGES[np.arange(90), 0, np.arange(90) % 3] += 1.0
 IMAGE_LABELS = np.arange(90) % 3
+
+
+JOBLIB = joblib.dump, joblib.load
 
 
 def quick(**params):
@@ -298,6 +303,52 @@ def test_device(tmp_path):
     assert load(tmp_path / "model")["vibe"].device == "auto"
     with pytest.raises(ValueError, match="device='cuda:99' is not there"):
         load(tmp_path / "model", device="cuda:99")
+
+
+def as_if_fitted_on_cuda(vibe):
+    """All that says where a fit ran says "cuda"; no tensor can be there in a test."""
+    vibe.device = "cuda"
+    vibe.net_.device = torch.device("cuda")
+    return vibe
+
+
+@pytest.mark.parametrize(
+    ("keep", "train_encoder"),
+    # skops would ask to trust torch's own classes in an encoder.
+    [("skops", None), *product(["save", "pickle", "joblib"], [None, False, True])],
+)
+def test_a_model_of_a_gpu_on_a_machine_without(
+    keep, train_encoder, tmp_path, monkeypatch
+):
+    rows, labels, params = X, Y, {}
+    if train_encoder is not None:
+        rows, labels = IMAGES, IMAGE_LABELS
+        encoder = SmallConvNet(in_channels=1, width=4, n_stages=1)
+        params = {"encoder": encoder, "train_encoder": train_encoder, "max_iter": 4}
+    vibe = quick(**params).fit(rows, labels)
+    expected = [vibe.predict_proba(rows), vibe.poison_score(rows, labels)]
+    vibe = as_if_fitted_on_cuda(vibe)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if keep == "save":
+        loaded = sent_round(vibe, tmp_path)
+    elif keep == "skops":
+        data = skops.io.dumps(vibe)
+        trusted = skops.io.get_untrusted_types(data=data)
+        loaded = skops.io.loads(data, trusted=trusted)
+    else:
+        dump, read = (pickle.dump, pickle.load) if keep == "pickle" else JOBLIB
+        with (tmp_path / "model").open("wb") as file:
+            dump(vibe, file)
+        with (tmp_path / "model").open("rb") as file:
+            loaded = read(file)
+    assert loaded.device == "cuda"
+    assert torch.device(loaded.net_.device).type == "cpu"
+    found = [loaded.predict_proba(rows), loaded.poison_score(rows, labels)]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Training again is another matter: there the parameter means what it says.
+    with pytest.raises(ValueError, match="device='cuda' is not there"):
+        loaded.fit(rows, labels)
 
 
 @given(
