@@ -41,7 +41,8 @@ plt.show()
 # Where do they lie?
 # ------------------
 # Rows and prototypes on the unit sphere, projected by principal components
-# (``projection="umap"`` needs umap-learn; coordinates of your own can be given too).
+# (``projection="umap"`` needs ``pip install "skvibe[umap]"``; coordinates of your own can
+# be given too).
 
 LatentSpaceDisplay.from_estimator(pipe, data.X, data.y)
 plt.show()

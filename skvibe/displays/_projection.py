@@ -72,7 +72,7 @@ def _reducer(projection, n_rows, random_state):
     except ImportError as error:
         raise ImportError(
             "projection='umap' needs the package umap-learn, which is not installed: "
-            "pip install umap-learn, or take projection='pca'."
+            "pip install 'skvibe[umap]', or take projection='pca'."
         ) from error
     reducer = UMAP(
         n_components=2,

@@ -8,7 +8,8 @@ from sklearn.utils import check_random_state
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 SKY, PURPLE, YELLOW = "#56B4E9", "#CC79A7", "#F0E442"
 VERMILLION, GREY = "#D55E00", "#6E6E6E"
-CLASS_COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, GREY)
+# Yellow, the palest on white, comes last.
+CLASS_COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY, YELLOW)
 # A second sign beside colour, changed once the colours are used up and within them.
 CLASS_MARKERS = ("o", "s", "^", "v", "P", "D", "<", ">", "h", "p")
 _LONGEST_NAME = 22

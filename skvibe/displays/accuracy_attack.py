@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.metrics import accuracy_score
 
+from skvibe.displays._points import add_legend
 from skvibe.displays._style import check_lengths, class_style, figure_and_axes, plain
 from skvibe.metrics import attack_success_rate
 
@@ -226,13 +227,8 @@ class AccuracyAttackDisplay:
             )
         self._name_axes()
         if legend:
-            self.ax_.legend(
-                loc="upper left",
-                bbox_to_anchor=(1.02, 1.0),
-                frameon=False,
-                fontsize="small",
-                title="model (accuracy, success)",
-            )
+            handles, _ = self.ax_.get_legend_handles_labels()
+            add_legend(self.ax_, handles, "model (accuracy, success)")
         return self
 
     def _name_axes(self):

@@ -3,15 +3,20 @@
 import numpy as np
 
 from skvibe._checks import check_integer
+from skvibe.displays._points import (
+    add_legend,
+    cross_sign,
+    draw_rows,
+    name_places,
+    name_plane,
+    sign,
+)
 from skvibe.displays._projection import project
 from skvibe.displays._style import (
-    VERMILLION,
     check_lengths,
     choose_rows,
     class_style,
     figure_and_axes,
-    hide_scale,
-    plain,
     say_how_many,
 )
 
@@ -241,10 +246,10 @@ default="pca"
         sizes = self.sizes
         if sizes is None:
             sizes = np.bincount(self.communities[self.communities >= 0])
-        handles = self._draw(removed, sizes)
-        self._name_communities(len(sizes))
-        self.ax_.set(xlabel=self.axis_names[0], ylabel=self.axis_names[1])
-        hide_scale(self.ax_)
+        draw_rows(
+            self.ax_, self.coordinates, self.communities, removed, n_codes=len(sizes)
+        )
+        name_plane(self.ax_, self.axis_names)
         n_removed = int(removed.sum()) if self.n_removed is None else self.n_removed
         # Room below the title for the line that says that a part is drawn.
         total = len(removed) if self.n_samples is None else self.n_samples
@@ -255,85 +260,52 @@ default="pca"
         )
         say_how_many(self.ax_, len(removed), total, self.random_state)
         if legend:
-            self.ax_.legend(
-                handles=handles,
-                loc="upper left",
-                bbox_to_anchor=(1.0, 1.0),
-                frameon=False,
-                fontsize="small",
-                markerscale=4 / np.sqrt(_point_size(len(removed))),
-                title="community: rows" + _distance_title(self.distances),
+            title = "community: rows" + (
+                "" if self.distances is None else " (distance)"
             )
+            add_legend(self.ax_, self._signs(removed, sizes), title)
+        self._name_communities(len(sizes))
         return self
 
-    def _draw(self, removed, sizes):
-        size = _point_size(len(removed))
-        handles = []
-        for number in range(len(sizes)):
-            rows = (self.communities == number) & ~removed
-            crossed = (self.communities == number) & removed
-            label = f"{number}: {sizes[number]:,}{self._distance_of(number)}"
-            if crossed.any():
-                label += " removed"
-            style = class_style(number)
-            drawn = self.ax_.scatter(
-                *self.coordinates[rows].T,
-                s=size,
-                alpha=0.6,
-                lw=0,
-                rasterized=True,
-                label=plain(label, 40),
-                **style,
-            )
-            cross = self.ax_.scatter(
-                *self.coordinates[crossed].T,
-                s=size + 8,
-                marker="x",
-                color=VERMILLION,
-                lw=0.9,
-                rasterized=True,
-                label=plain(label, 40),
-            )
-            handle = cross if crossed.any() else drawn
-            if number < _LEGEND or crossed.any():
-                handles.append(handle)
-        none = self.ax_.scatter(
-            *self.coordinates[self.communities < 0].T,
-            s=size,
-            color="0.7",
-            lw=0,
-            rasterized=True,
-            label="none",
-        )
-        return [*handles, none] if (self.communities < 0).any() else handles
+    def _signs(self, removed, sizes):
+        """Entries of the legend: the first communities, and each removed one."""
+        crossed = set(self.communities[removed].tolist())
+        handles, left_out = [], 0
+        for number, size in enumerate(sizes):
+            label = f"{number}: {size:,}{self._distance_of(number)}"
+            if number in crossed:
+                handles.append(cross_sign(f"{label} removed"))
+            elif number < _LEGEND:
+                handles.append(sign(label, **class_style(number)))
+            else:
+                left_out += 1
+        if left_out:
+            handles.append(sign(f"and {left_out} more", marker=""))
+        if (self.communities < 0).any():
+            handles.append(sign("none", marker="o", color="0.7"))
+        return handles
 
     def _name_communities(self, n_communities):
         if n_communities > _NAMED:
             return
-        from matplotlib.patheffects import withStroke
-
-        halo = [withStroke(linewidth=3, foreground="white")]
-        for number in range(n_communities):
-            points = self.coordinates[self.communities == number]
-            if len(points):
-                self.ax_.text(
-                    *np.median(points, axis=0),
-                    str(number),
-                    ha="center",
-                    va="center",
-                    fontweight="bold",
-                    path_effects=halo,
-                    zorder=5,
-                )
+        members = [self.communities == number for number in range(n_communities)]
+        numbers = [number for number, rows in enumerate(members) if rows.any()]
+        places = [
+            np.median(self.coordinates[members[number]], axis=0) for number in numbers
+        ]
+        if places:
+            name_places(
+                self.ax_,
+                np.array(places),
+                [str(number) for number in numbers],
+                fontsize="medium",
+            )
 
     def _distance_of(self, number):
         if self.distances is None or number >= len(self.distances):
             return ""
-        return f" ({self.distances[number]:.2f})"
-
-
-def _distance_title(distances):
-    return "" if distances is None else " (distance)"
+        # Zero is added so that a rounded one has no minus sign.
+        return f" ({round(float(self.distances[number]), 2) + 0.0:.2f})"
 
 
 def _find_filter(estimator):
@@ -346,7 +318,3 @@ def _find_filter(estimator):
         "No fitted step with communities_ was found. Give a fitted OffManifoldFilter, "
         "or a fitted pipeline that holds one."
     )
-
-
-def _point_size(n_points):
-    return float(np.clip(20000 / max(n_points, 1), 5, 16))

@@ -141,7 +141,8 @@ class EMProgressDisplay:
         )
         lower.set_ylabel("clean labels\nchanged (%)")
         lower.set_xlabel("EM round")
-        lower.set_ylim(bottom=0)
+        # At least one per cent, so that no change at all is a line on the ground.
+        lower.set_ylim(0, max(lower.get_ylim()[1], 1.0))
         for axes in self.ax_:
             axes.set_xlim(0.5, len(rounds) + 0.5)
             axes.grid(alpha=0.3)

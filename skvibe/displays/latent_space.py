@@ -3,16 +3,22 @@
 import numpy as np
 
 from skvibe._checks import check_integer
+from skvibe.displays._points import (
+    add_legend,
+    cross_sign,
+    draw_rows,
+    name_places,
+    name_plane,
+    sign,
+)
 from skvibe.displays._projection import project
 from skvibe.displays._style import (
-    VERMILLION,
     before_classifier,
     check_lengths,
     choose_rows,
     class_style,
     figure_and_axes,
     fitted_classifier,
-    hide_scale,
     plain,
     say_how_many,
 )
@@ -263,38 +269,22 @@ default=None
         suspect = self.suspect
         if suspect is None:
             suspect = np.zeros(len(self.y), dtype=bool)
-        self._draw_rows(classes, suspect)
+        codes = np.full(len(self.y), -1)
+        for code, label in enumerate(classes):
+            codes[self.y == label] = code
+        draw_rows(self.ax_, self.coordinates, codes, suspect, n_codes=len(classes))
         self._draw_prototypes(classes)
-        self.ax_.set(xlabel=self.axis_names[0], ylabel=self.axis_names[1])
-        hide_scale(self.ax_)
+        name_plane(self.ax_, self.axis_names)
         total = len(self.y) if self.n_samples is None else self.n_samples
         say_how_many(self.ax_, len(self.y), total, self.random_state)
         if legend:
-            self._add_legend(classes, suspect.any())
-        return self
-
-    def _draw_rows(self, classes, suspect):
-        size = float(np.clip(20000 / max(len(self.y), 1), 5, 16))
-        for code, label in enumerate(classes):
-            rows = (self.y == label) & ~suspect
-            # Points as one picture: thousands of vector shapes make a file heavy.
-            self.ax_.scatter(
-                *self.coordinates[rows].T,
-                s=size,
-                alpha=0.55,
-                lw=0,
-                rasterized=True,
-                **class_style(code),
+            title = (
+                "given label" if _fit_in_legend(classes) else f"{len(classes)} classes"
             )
-        self.ax_.scatter(
-            *self.coordinates[suspect].T,
-            s=1.4 * size + 4,
-            marker="x",
-            color=VERMILLION,
-            lw=0.8,
-            alpha=0.8,
-            rasterized=True,
-        )
+            add_legend(self.ax_, self._signs(classes, suspect.any()), title)
+        if self.prototypes is not None and _fit_in_legend(classes):
+            self._name_prototypes(classes)
+        return self
 
     def _draw_prototypes(self, classes):
         edge = {"edgecolors": "black", "linewidths": 0.9, "zorder": 4}
@@ -307,58 +297,38 @@ default=None
             self.ax_.scatter(*corrupted.T, s=48, c=colors, marker="D", **edge)
         if clean is not None:
             self.ax_.scatter(*clean.T, s=190, c=colors, marker="*", **edge)
-        if clean is not None and len(classes) <= _LEGEND_CLASSES:
-            self._name_prototypes(classes)
 
     def _name_prototypes(self, classes):
-        from matplotlib.patheffects import withStroke
-
-        halo = [withStroke(linewidth=2.5, foreground="white")]
-        numbered = _are_long(classes)
         # Room for the names inside the frame.
         self.ax_.margins(0.12)
-        for code, place in enumerate(self.prototypes):
-            self.ax_.annotate(
-                str(code) if numbered else plain(classes[code]),
-                place,
-                xytext=(0, 8),
-                ha="center",
-                textcoords="offset points",
-                fontsize="small",
-                fontweight="bold",
-                path_effects=halo,
-                zorder=5,
-            )
+        numbered = _are_long(classes)
+        names = [
+            str(code) if numbered else plain(label)
+            for code, label in enumerate(classes)
+        ]
+        name_places(self.ax_, self.prototypes, names, start=9.0)
 
-    def _add_legend(self, classes, any_suspect):
-        from matplotlib.lines import Line2D
-
-        def sign(label, **style):
-            return Line2D([], [], ls="", label=label, **style)
-
+    def _signs(self, classes, any_suspect):
+        """Entries of the legend."""
         handles = []
-        in_legend = len(classes) <= _LEGEND_CLASSES
-        if in_legend:
+        if _fit_in_legend(classes):
             start = "{}: " if _are_long(classes) else ""
             handles = [
-                sign(start.format(code) + plain(label), ms=5, **class_style(code))
+                sign(start.format(code) + plain(label), **class_style(code))
                 for code, label in enumerate(classes)
             ]
         if any_suspect:
-            handles.append(sign("suspect row", marker="x", color=VERMILLION, ms=6))
+            handles.append(cross_sign("suspect row"))
         filled = {"mfc": "white", "mec": "black"}
         if self.prototypes is not None:
-            handles.append(sign("clean prototype", marker="*", ms=12, **filled))
+            handles.append(sign("clean prototype", marker="*", **filled, ms=12))
         if self.corrupted_prototypes is not None:
-            handles.append(sign("corrupted prototype", marker="D", ms=6, **filled))
-        self.ax_.legend(
-            handles=handles,
-            loc="upper left",
-            bbox_to_anchor=(1.0, 1.0),
-            frameon=False,
-            fontsize="small" if len(handles) <= 16 else "x-small",
-            title="given label" if in_legend else f"{len(classes)} classes",
-        )
+            handles.append(sign("corrupted prototype", marker="D", **filled))
+        return handles
+
+
+def _fit_in_legend(classes):
+    return len(classes) <= _LEGEND_CLASSES
 
 
 def _are_long(classes):

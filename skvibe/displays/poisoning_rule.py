@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
+from skvibe.displays._points import width_inches
 from skvibe.displays._style import (
     VERMILLION,
     check_lengths,
@@ -13,6 +14,9 @@ from skvibe.displays._style import (
 
 _NUMBERED = 12
 _TICKS = 25
+# Font size, in points, below which numbers are left out.
+_SMALLEST = 5.0
+_LEAST_FRAMED = 0.005
 
 
 class PoisoningRuleDisplay:
@@ -20,7 +24,7 @@ class PoisoningRuleDisplay:
 
     Clean data have ones on the diagonal. An all-to-one attack shows as a column, an
     all-to-all attack as a second diagonal. The largest entry off the diagonal is
-    framed.
+    framed, if it is not zero to two digits.
 
     It is recommended to use `from_estimator` or `from_predictions`.
 
@@ -123,7 +127,8 @@ class PoisoningRuleDisplay:
         ax : matplotlib Axes, default=None
             Axes to draw on; None makes a new figure.
         values_format : str or None, default=".2f"
-            Format of the numbers in the cells, with at most 12 classes. None: none.
+            Format of the numbers in the cells, with at most 12 classes and where there
+            is room; numbers that would read as zero are left out. None: none.
         colorbar : bool, default=True
             Draw the scale of colours.
 
@@ -149,20 +154,32 @@ class PoisoningRuleDisplay:
         return self
 
     def _write_numbers(self, rule, values_format):
-        size = "small" if len(rule) <= 8 else "x-small"
+        zero = format(0.0, values_format)
+        # A sign is about 0.6 of its size wide.
+        cell = 0.8 * 72 * width_inches(self.ax_) / len(rule)
+        size = min(cell / (0.68 * max(len(zero), 1)), 9.0)
+        if size < _SMALLEST:
+            return
         for (line, column), value in np.ndenumerate(rule):
             color = "black" if value > 0.5 else "white"
             text = format(value, values_format)
-            self.ax_.text(
-                column, line, text, ha="center", va="center", color=color, fontsize=size
-            )
+            if text != zero:
+                self.ax_.text(
+                    column,
+                    line,
+                    text,
+                    ha="center",
+                    va="center",
+                    color=color,
+                    fontsize=size,
+                )
 
     def _frame_largest(self, rule):
         from matplotlib.patches import Rectangle
 
         off = np.where(np.eye(len(rule), dtype=bool), -1.0, rule)
         line, column = np.unravel_index(off.argmax(), off.shape)
-        if off[line, column] > 0:
+        if off[line, column] >= _LEAST_FRAMED:
             corner = (column - 0.5, line - 0.5)
             frame = Rectangle(corner, 1, 1, fill=False, ec=VERMILLION, lw=2.5)
             self.ax_.add_patch(frame)

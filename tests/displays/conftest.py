@@ -1,6 +1,6 @@
 """Fixtures of the display tests: a fitted classifier, and figures closed again."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import matplotlib
 
@@ -52,6 +52,16 @@ def cut_or_overlapping(display):
             problems.append(f"tick labels overlap: {axis.get_label_text()}")
         if not (axis.axes.axison and axis.get_visible()):
             hidden.add(axis.label)
+    for axes in figure.axes:
+        shown = [text for text in axes.texts if text.get_text()]
+        # The text alone: of an annotation the line to its place is a part.
+        boxes = [matplotlib.text.Text.get_window_extent(text) for text in shown]
+        for (one, first), (other, second) in combinations(
+            zip(shown, boxes, strict=True), 2
+        ):
+            # A point of white round each is no text.
+            if first.padded(-1).overlaps(second.padded(-1)):
+                problems.append(f"overlap: {one.get_text()!r}, {other.get_text()!r}")
     for text in figure.findobj(matplotlib.text.Text):
         if text in hidden or not (text.get_visible() and text.get_text().strip()):
             continue

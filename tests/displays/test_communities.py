@@ -31,6 +31,13 @@ def test_legend_names_sizes_distances_and_the_removed_one():
     assert texts == ["0: 2 (0.10)", "1: 1 (0.50) removed"]
 
 
+def test_a_distance_of_zero_has_no_sign():
+    X = np.array([[0.0, 0.1], [0.1, 0.0]])
+    display = CommunityDisplay.from_predictions(X, [0, 1], distances=[-0.001, 0.2])
+    texts = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert texts == ["0: 1 (0.00)", "1: 1 (0.20)"]
+
+
 def test_rows_without_a_community_are_drawn_grey():
     display = CommunityDisplay.from_predictions(np.eye(2), [0, -1])
     texts = [text.get_text() for text in display.ax_.get_legend().get_texts()]
@@ -47,6 +54,7 @@ def test_many_communities_of_many_rows(assert_legible):
     texts = [text.get_text() for text in display.ax_.get_legend().get_texts()]
     assert any("removed" in text for text in texts)
     assert len(texts) <= 15
+    assert texts[-1] == "and 86 more"
     assert_legible(display)
 
 

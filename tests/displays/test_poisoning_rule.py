@@ -28,3 +28,13 @@ def test_the_largest_entry_off_the_diagonal_is_framed():
 def test_names_of_any_number_of_classes_fit(n_classes, assert_legible):
     names = [f"a long name of a class {i:03}" for i in range(n_classes)]
     assert_legible(PoisoningRuleDisplay(np.eye(n_classes), classes=names).plot())
+
+
+def test_numbers_that_would_read_as_zero_are_left_out():
+    rule = np.array([[0.998, 0.002], [0.1, 0.9]])
+    display = PoisoningRuleDisplay(rule).plot()
+    assert [text.get_text() for text in display.ax_.texts] == ["1.00", "0.10", "0.90"]
+
+
+def test_no_entry_is_framed_where_all_are_zero():
+    assert len(PoisoningRuleDisplay(np.eye(3)).plot().ax_.patches) == 0

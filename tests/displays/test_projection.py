@@ -61,7 +61,7 @@ def test_umap_is_named_where_it_is_missing(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match="pip install umap-learn"):
+    with pytest.raises(ImportError, match=r"skvibe\[umap\]"):
         project(X, "umap")
 
 
