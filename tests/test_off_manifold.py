@@ -37,10 +37,22 @@ def detect(X, n_classes, **params):
 @pytest.mark.parametrize("rate", [0.01, 0.03, 0.1])
 @pytest.mark.parametrize("n_classes", [2, 3, 10, 30])
 def test_removes_exactly_the_displaced_group(n_classes, rate, labels):
-    X, y, apart = make_mixture(n_classes, rate, n=3000)
+    X, y, apart = make_mixture(n_classes, rate, n=4000)
     result = detect(X, n_classes, y=y if labels else None)
     assert result.decision == "removed"
     np.testing.assert_array_equal(result.removed, apart)
+
+
+def test_a_group_much_smaller_than_a_neighborhood_is_removed_whole_or_not_at_all():
+    """30 rows of 50 neighbours each must send edges out: most draws, not all."""
+    removed = []
+    for seed in range(8):
+        X, _, apart = make_mixture(2, 0.01, n=3000, seed=seed)
+        found = detect(X, 2, n_neighbors=50).removed
+        if found.any():
+            np.testing.assert_array_equal(found, apart)
+        removed.append(found.any())
+    assert sum(removed) >= 6
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])

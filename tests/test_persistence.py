@@ -592,8 +592,8 @@ def test_a_newer_format_says_what_to_do():
 
 def test_another_scikit_learn_gives_a_warning():
     document, arrays = parse(SMALL)
-    document["versions"]["scikit-learn"] = "1.6.0"
-    with pytest.warns(UserWarning, match=r"saved with scikit-learn 1\.6\.0"):
+    document["versions"]["scikit-learn"] = "0.1.2"
+    with pytest.warns(UserWarning, match=r"saved with scikit-learn 0\.1\.2"):
         loads(signed(document, arrays))
 
 
