@@ -9,6 +9,7 @@ from skvibe.trust import (
     RELABEL_SCORE,
     class_shares,
     refit_labels,
+    relabelling_gain,
     trusted_rows,
 )
 
@@ -101,3 +102,90 @@ def test_shares_are_positive_and_sum_to_one(predicted):
     assert shares.shape == (5,)
     assert (shares > 0).all()
     assert shares.sum() == pytest.approx(1)
+
+
+# -- relabelling gain ----------------------------------------------------------------
+
+
+def make_judged(n_changed=12, seed=0):
+    """Trusted rows of three classes, and rows whose true class is known."""
+    rng = np.random.default_rng(seed)
+    trusted = np.repeat(np.arange(3), 20)
+    true = np.arange(n_changed) % 3
+    rows = [
+        np.eye(3)[codes] + 0.1 * rng.normal(size=(len(codes), 3))
+        for codes in (trusted, true)
+    ]
+    return rows[0], trusted, rows[1], true
+
+
+def gain(clean, given, n_samples=72, **changes):
+    trusted_X, trusted, X, _ = make_judged(len(clean))
+    parts = {"trusted_X": trusted_X, "trusted_labels": trusted, "changed_X": X}
+    return relabelling_gain(
+        **(parts | changes), given=given, clean=clean, n_samples=n_samples
+    )
+
+
+def test_a_right_relabelling_is_confirmed_and_a_wrong_one_denied():
+    true = make_judged()[3]
+    wrong = (true + 1) % 3
+    right = gain(true, wrong)
+    assert 0 < right <= 5 * 12 / 72
+    # What is said for a change is said against its contrary.
+    assert gain(wrong, true) == pytest.approx(-right)
+    # Half of each is between them.
+    mixed = gain(np.where(true == 0, true, wrong), np.where(true == 0, wrong, true))
+    assert -right < mixed < right
+
+
+def test_a_gain_is_a_share_of_all_rows():
+    true = make_judged()[3]
+    given_codes = (true + 1) % 3
+    assert gain(true, given_codes, 720) == pytest.approx(gain(true, given_codes) / 10)
+    # Rows add up, each by itself.
+    X = make_judged()[2]
+    parts = [
+        gain(true[:k], given_codes[:k], changed_X=X[:k])
+        - (gain(true[: k - 1], given_codes[: k - 1], changed_X=X[: k - 1]))
+        for k in (1, 5, 12)
+    ]
+    for part in parts:
+        assert 0 < part <= 5 / 72 + 1e-12
+
+
+def test_no_row_counts_for_more_than_five():
+    trusted_X, trusted, X, true = make_judged()
+    far = 1000 * X
+    for sign, clean, given_codes in (
+        (1, true, (true + 1) % 3),
+        (-1, (true + 1) % 3, true),
+    ):
+        value = relabelling_gain(trusted_X, trusted, far, given_codes, clean, len(true))
+        assert value == pytest.approx(5 * sign)
+
+
+def test_gains_where_there_is_nothing_to_judge():
+    trusted_X, trusted, _, true = make_judged()
+    none = np.zeros(0, dtype=int)
+    assert gain(none, none, changed_X=np.zeros((0, 3))) == 0
+    other = (true + 1) % 3
+    one = {"trusted_X": trusted_X[:20], "trusted_labels": trusted[:20]}
+    assert gain(true, other, **one) == -5
+    # Two classes are enough to judge by.
+    two = {"trusted_X": trusted_X[:40], "trusted_labels": trusted[:40]}
+    assert abs(gain(true, other, **two)) < 5
+
+
+@pytest.mark.parametrize("unseen", [0, 1, 2])
+def test_a_class_that_the_judge_never_saw_is_denied_and_stays_finite(unseen):
+    trusted_X, trusted, X, true = make_judged()
+    seen = trusted != unseen
+    judge = {"trusted_X": trusted_X[seen], "trusted_labels": trusted[seen]}
+    rows = true != unseen
+    clean = np.full(rows.sum(), unseen)
+    denied = gain(clean, true[rows], changed_X=X[rows], **judge)
+    assert denied < -0.5 * 5 * rows.sum() / 72
+    assert np.isfinite(denied)
+    confirmed = gain(true[rows], clean, changed_X=X[rows], **judge)
+    assert confirmed == pytest.approx(-denied)
