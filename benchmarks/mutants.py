@@ -1,10 +1,10 @@
 """Mutation testing: small faults are put into the code, and the tests must notice.
 
-For each module of `TARGETS` every mutant of the kinds in `mutations` is made (or a
-sample with a fixed seed, ``--sample``), and the module's own tests are run on it. A
-mutant is *killed* if a test fails, and *survives* if none does. Tests that take more
-than `PATIENCE` times the CPU time of the unchanged module count as killed as well: the
-fault is noticed by its slowness.
+For each module of `TARGETS` every mutant of the kinds in `mutations` is made (or, with
+``--sample n``, n of them, drawn evenly without repetition by ``random.Random(0)``), and
+the module's own tests are run on it. A mutant is *killed* if a test fails, and
+*survives* if none does. Tests that take more than `PATIENCE` times the CPU time of the
+unchanged module count as killed as well: the fault is noticed by its slowness.
 
 Starting Python, torch and pytest costs more than most of these tests, so they are
 loaded once, and every mutant gets a fork of that process. Texts of errors and
@@ -37,7 +37,8 @@ PATIENCE = 6.0
 TARGETS = {
     "communities": (["tests/test_communities.py"], ""),
     "_removed_rows": (["tests/test_removed_rows.py"], ""),
-    "trust": (["tests/test_trust.py"], ""),
+    "trust": (["tests/test_trust.py", "skvibe/trust.py"], ""),
+    "whitening": (["tests/test_whitening.py", "skvibe/whitening.py"], ""),
     "posteriors": (["tests/test_posteriors.py", "skvibe/posteriors.py"], ""),
     "transport": (["tests/test_transport.py"], ""),
     "_semidual": (["tests/test_transport.py"], ""),
