@@ -47,6 +47,8 @@ extlinks = {"doi": ("https://doi.org/%s", "doi:%s")}
 
 autosummary_generate = True
 autodoc_typehints = "none"
+# "fit()" in the list beside a page, not "VIBEClassifier.fit()", which is cut there.
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 # Methods are listed by the template docs/_templates/class.rst.
 numpydoc_show_class_members = False

@@ -6,11 +6,12 @@ Train any classifier on what is trusted
 it trusts, or all rows with the labels that it infers.
 """
 
+import matplotlib.pyplot as plt
 from sklearn.ensemble import RandomForestClassifier
 
 from skvibe import VIBEClassifier
 from skvibe.datasets import load_poisoned_digits
-from skvibe.metrics import attack_success_rate
+from skvibe.displays import AccuracyAttackDisplay
 
 data = load_poisoned_digits(random_state=0)
 vibe = VIBEClassifier(random_state=0).fit(data.X, data.y)
@@ -21,12 +22,24 @@ training_sets = {
     "trusted rows only": (data.X[trusted], data.y[trusted]),
     "all rows, clean labels": (data.X, vibe.clean_labels_),
 }
-for name, (X, y) in training_sets.items():
-    forest = RandomForestClassifier(random_state=0).fit(X, y)
-    obeyed = attack_success_rate(
-        data.y_test, forest.predict(data.X_triggered), target=data.target
-    )
+forests = {
+    name: RandomForestClassifier(random_state=0).fit(X, y)
+    for name, (X, y) in training_sets.items()
+}
+
+# %%
+# The same forest three times. Only the one that was trained on the labels as given
+# obeys the trigger.
+
+shown = AccuracyAttackDisplay.from_estimator(
+    forests, data.X_test, data.y_test, data.X_triggered, target=data.target
+)
+for name, accuracy, obeyed in zip(
+    shown.names, shown.accuracies, shown.attack_success_rates, strict=True
+):
+    n_rows = len(training_sets[name][1])
     print(
-        f"{name:23s} {len(y):5d} rows, accuracy "
-        f"{forest.score(data.X_test, data.y_test):.3f}, attack success {obeyed:.3f}"
+        f"{name:23s} {n_rows:5d} rows, accuracy {accuracy:.3f}, "
+        f"attack success {obeyed:.3f}"
     )
+plt.show()

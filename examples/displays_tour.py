@@ -20,6 +20,7 @@ from skvibe.displays import (
     PoisoningRuleDisplay,
     PoisonScoreDisplay,
 )
+from skvibe.verdict import fill_clean_labels, merge_poison_scores
 
 data = load_poisoned_digits(random_state=0)
 pipe = Pipeline(
@@ -33,16 +34,17 @@ pipe = Pipeline(
 # Which class holds the suspects?
 # -------------------------------
 # One line for each given class. In class 0 a hump lies above the threshold: the poison.
+# `merge_poison_scores` asks all steps of the pipeline, the filters too.
 
-PoisonScoreDisplay.from_predictions(data.y, pipe["vibe"].poison_scores_)
+PoisonScoreDisplay.from_predictions(data.y, merge_poison_scores(pipe))
 plt.show()
 
 # %%
 # Where do they lie?
 # ------------------
-# Rows and prototypes on the unit sphere, projected by principal components
-# (``projection="umap"`` needs ``pip install "skvibe[umap]"``; coordinates of your own can
-# be given too).
+# Rows and prototypes on the unit sphere, projected by principal components. With
+# ``pip install "skvibe[umap]"`` there is ``projection="umap"``; coordinates of your own
+# can be given too.
 
 LatentSpaceDisplay.from_estimator(pipe, data.X, data.y)
 plt.show()
@@ -61,8 +63,9 @@ plt.show()
 # What was turned into what?
 # --------------------------
 # Rows by clean and by given label: column 0 holds rows of all other classes.
+# `fill_clean_labels` has a label for removed rows as well.
 
-PoisoningRuleDisplay.from_predictions(data.y, pipe["vibe"].clean_labels_)
+PoisoningRuleDisplay.from_predictions(data.y, fill_clean_labels(pipe, data.X))
 plt.show()
 
 # %%

@@ -7,11 +7,12 @@ All searches see only the poisoned training rows; the attack success of their ch
 measured afterwards.
 """
 
+import matplotlib.pyplot as plt
 from sklearn.model_selection import GridSearchCV
 
 from skvibe import VIBEClassifier
 from skvibe.datasets import load_poisoned_digits
-from skvibe.metrics import attack_success_rate
+from skvibe.displays import AccuracyAttackDisplay
 from skvibe.model_selection import relabelling_scorer, separation_scorer
 
 data = load_poisoned_digits(random_state=0)
@@ -23,13 +24,21 @@ scorers = {
     "separation": separation_scorer,
     "relabelling": relabelling_scorer,
 }
+chosen = {}
 for name, scoring in scorers.items():
     search = GridSearchCV(vibe, grid, scoring=scoring, cv=3).fit(data.X, data.y)
-    obeyed = attack_success_rate(
-        data.y_test, search.predict(data.X_triggered), target=data.target
-    )
-    correct = (search.predict(data.X_test) == data.y_test).mean()
-    print(
-        f"chosen by {name}: {search.best_params_}, attack success {obeyed:.3f}, "
-        f"clean accuracy {correct:.3f}"
-    )
+    chosen[name] = search
+    print(f"chosen by {name}: {search.best_params_}")
+
+# %%
+# What each choice is worth: accuracy on clean test digits, and how often the trigger is
+# obeyed.
+
+shown = AccuracyAttackDisplay.from_estimator(
+    chosen, data.X_test, data.y_test, data.X_triggered, target=data.target
+)
+for name, accuracy, obeyed in zip(
+    shown.names, shown.accuracies, shown.attack_success_rates, strict=True
+):
+    print(f"{name:12s} accuracy {accuracy:.3f}, attack success {obeyed:.3f}")
+plt.show()

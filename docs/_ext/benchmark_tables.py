@@ -130,6 +130,33 @@ def walk_outcome(found):
         ]
 
 
+def walk_actions(found):
+    """What the audit of the walk suggested."""
+    yield ["action", "rows", "poisoned"]
+    for action, (rows, poisoned) in found["actions: rows, poisoned"].items():
+        yield [f"`{action}`", f"{rows:,}", f"{poisoned:,}"]
+
+
+def report(found):
+    """The parts of an audit of many rows."""
+    yield ["part", "seconds", "processor seconds"]
+    for name, part in found["parts"].items():
+        spent = part["processor seconds"]
+        yield [name, f"{part['seconds']:.1f}", f"{spent:.1f}"]
+
+
+def report_pages(found):
+    """The pages of an audit of many rows, in a browser."""
+    yield ["page", "size", "interactive after", "sorted after", "searched after"]
+    for name, page in found["pages"].items():
+        waits = [page[key] for key in ("interactive", "sort by score", "first search")]
+        yield [
+            name,
+            f"{page['megabytes']:.1f} MB",
+            *(f"{wait:.2f} s" for wait in waits),
+        ]
+
+
 def review(found):
     """Wrong labels among the rows to review, by score."""
     yield ["poison score", "rows", "with a changed label", "share"]
@@ -154,6 +181,9 @@ TABLES = {
     "review": ("review_rows.json", review),
     "walk": ("newcomer_walk.json", walk),
     "walk-outcome": ("newcomer_walk.json", walk_outcome),
+    "walk-actions": ("newcomer_walk.json", walk_actions),
+    "report": ("report.json", report),
+    "report-pages": ("report.json", report_pages),
 }
 
 
