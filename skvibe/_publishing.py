@@ -1,5 +1,7 @@
 """What a classifier publishes when training is over, and the refit on it."""
 
+import functools
+
 import numpy as np
 import torch
 from sklearn.base import clone
@@ -7,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from skvibe._prediction import score_rows, unit_features
 from skvibe.posteriors import poisoning_log_rule, unit_rows
-from skvibe.trust import refit_labels, trusted_rows
+from skvibe.trust import look_into_doubts, refit_labels, trusted_rows
 
 
 def publish_em(vibe, net, inputs, given):
@@ -73,21 +75,37 @@ def _to_the_end(work):
 def publish_refit(vibe, inputs, given, seed):
     """Set the classifier that predicts; returns whether nobody interrupted it."""
     keep, refit, whole = vibe.train_mask_, None, True
-    clean = vibe.clean_proba_[keep].argmax(axis=1)
-    if vibe.refit is not False:
-        try:
-            refit = _fit_refit(vibe, inputs, given[keep], clean, seed)
-        except KeyboardInterrupt:
-            # What was learned is worth more: the prototypes predict.
-            whole = vibe.converged_ = False
+    try:
+        features = _rows_of(vibe, inputs)
+        doubts = look_into_doubts(
+            features,
+            given[keep],
+            vibe.trusted_mask_[keep],
+            len(vibe.classes_),
+            np.random.default_rng(seed),
+        )
+        if vibe.refit is not False:
+            refit = _fit_refit(vibe, features, given[keep], doubts, seed)
+        _publish_planted(vibe, given[keep], doubts)
+    except KeyboardInterrupt:
+        # What was learned is worth more: the prototypes predict.
+        whole = vibe.converged_ = False
     vibe.refit_classifier_ = refit
     return whole
 
 
-def _fit_refit(vibe, inputs, given, clean, seed):
+def _rows_of(vibe, inputs):
+    """Function from row numbers to unit features; an encoder is asked only once."""
+    if vibe._encoder is not None:
+        return unit_features(vibe, inputs).__getitem__
+    return functools.partial(unit_features, vibe, inputs)
+
+
+def _fit_refit(vibe, features, given, doubts, seed):
     """An ordinary classifier on the rows whose label is known well enough."""
+    clean = vibe.clean_proba_[vibe.train_mask_].argmax(axis=1)
     scores = vibe.poison_scores_[vibe.train_mask_]
-    mask, labels = refit_labels(given, clean, scores)
+    mask, labels = refit_labels(given, clean, scores, doubts)
     for missing in np.setdiff1d(given, labels[mask]):
         # A class without one trusted row: its own rows are all there is.
         mask |= given == missing
@@ -101,5 +119,18 @@ def _fit_refit(vibe, inputs, given, clean, seed):
         classifier = clone(vibe.refit)
     if classifier.get_params().get("random_state", 0) is None:
         classifier.set_params(random_state=seed)
-    features = unit_features(vibe, inputs, np.flatnonzero(mask))
-    return classifier.fit(features, labels[mask])
+    return classifier.fit(features(np.flatnonzero(mask)), labels[mask])
+
+
+def _publish_planted(vibe, given, doubts):
+    """Rows that EM trusted and that carry a trigger: what it said of them is wrong."""
+    planted = np.flatnonzero(doubts.planted)
+    rows = np.flatnonzero(vibe.train_mask_)[planted]
+    proba = doubts.proba[planted]
+    # Any class but the one given, as the judge ranks them.
+    proba[np.arange(len(planted)), given[planted]] = 0
+    proba /= np.maximum(proba.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    vibe.clean_proba_[rows] = proba
+    vibe.clean_labels_[rows] = vibe.classes_[proba.argmax(axis=1)]
+    vibe.poison_scores_[rows] = 1
+    vibe.trusted_mask_[rows] = False

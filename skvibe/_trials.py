@@ -17,7 +17,7 @@ from skvibe._prediction import unit_features
 from skvibe._publishing import publish_em
 from skvibe._rows import place_rows
 from skvibe.paper_settings import paper_concentration
-from skvibe.trust import relabelling_gain
+from skvibe.trust import judge_rows, relabelling_gain
 
 # Settings that differ on fewer rows than this share of those relabelled agree: the
 # others need not be tried.
@@ -26,8 +26,6 @@ _AGREED = 0.1
 _DENIED = -0.01
 # A class of which a smaller share stays trusted has vanished.
 _VANISHED = 0.05
-# Rows that the judge is fitted to.
-_JUDGE_ROWS = 4000
 
 
 @dataclass(frozen=True)
@@ -193,9 +191,7 @@ def _judge(vibe, inputs, given, seed):
     given = given[keep]
     clean = vibe.clean_proba_[keep].argmax(axis=1)
     trusted = np.flatnonzero(vibe.trusted_mask_[keep])
-    if len(trusted) > _JUDGE_ROWS:
-        rng = np.random.default_rng(seed)
-        trusted = np.sort(rng.choice(trusted, _JUDGE_ROWS, replace=False))
+    trusted = judge_rows(trusted, np.random.default_rng(seed))
     changed = np.flatnonzero(clean != given)
     if not len(changed):
         return True

@@ -1,16 +1,20 @@
 """Which given labels are believed, and what follows from the believed ones.
 
-Three things are read off the rows that can be trusted: how large the classes really
-are, whether the relabelling of the others is to be believed, and an ordinary classifier
-that is sharper than the prototypes.
+Four things are read off the rows that can be trusted: how large the classes really
+are, whether the relabelling of the others is to be believed, which of the others are
+merely hard, and an ordinary classifier that is sharper than the prototypes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+
+from skvibe.planted import shared_displacement
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,13 +24,21 @@ _Rows = TypeVar("_Rows", np.ndarray, "Tensor")
 # A class share within this factor of 1 / n_classes counts as equal. Poison moves
 # shares too, so a small deviation must not loosen the balance that keeps it out.
 EQUAL_SHARES_FACTOR = 1.3
-# The refit is stricter than a coin flip: a handful of triggered rows is enough for an
-# ordinary classifier to learn the trigger, so doubtful rows stay out. Rows enter with
-# the label given below the first poison score, with the clean one above the second.
+# Where a trigger is suspected the refit is stricter than a coin flip: a handful of
+# triggered rows is enough for an ordinary classifier to learn the trigger. Rows enter
+# with the label given below the first score, with the clean one above the second.
 KEEP_SCORE = 0.4
 RELABEL_SCORE = 0.8
+# A judge finds a label plausible that is no less probable than this share of the best.
+PLAUSIBLE_RATIO = 0.1
+# Along a suspected displacement, in standard deviations of the trusted rows: doubted
+# rows below the first one do not carry it, trusted ones above the second do.
+_WITHOUT, _PLANTED = 1.0, 4.0
+# Rows that a judge is fitted to.
+JUDGE_ROWS = 4000
 # No single row decides: its log-likelihood ratio counts up to this much.
 _LARGEST_RATIO = 5.0
+_BLOCK = 4096
 
 
 def trusted_rows(given: _Rows, clean: _Rows, scores: _Rows) -> _Rows:
@@ -57,14 +69,108 @@ def trusted_rows(given: _Rows, clean: _Rows, scores: _Rows) -> _Rows:
     return (given == clean) & (scores < 0.5)
 
 
+@dataclass
+class Doubts:
+    """What is found out about doubted rows before a classifier is fitted again.
+
+    Parameters
+    ----------
+    suspicious : ndarray of bool of shape (n_samples,)
+        Rows whose class holds doubted rows that share a displacement.
+    plausible : ndarray of bool of shape (n_samples,)
+        Rows whose given label a judge finds plausible and that do not carry such a
+        displacement.
+    planted : ndarray of bool of shape (n_samples,)
+        Trusted rows that do carry one.
+    proba : ndarray of shape (n_samples, n_classes)
+        What the judge says.
+    """
+
+    suspicious: np.ndarray
+    plausible: np.ndarray
+    planted: np.ndarray
+    proba: np.ndarray
+
+
+def look_into_doubts(
+    features: Callable[[np.ndarray], np.ndarray],
+    given: np.ndarray,
+    trusted: np.ndarray,
+    n_classes: int,
+    random_state: np.random.Generator,
+) -> Doubts:
+    """Tell the hard rows among the doubted ones from those that may be poisoned.
+
+    EM doubts every row that lies between classes, and a classifier that never sees
+    those is worse for it. Two things speak for a doubted row: a judge that was fitted
+    to trusted rows only finds its given label plausible, and it is not displaced as
+    the doubted rows of its class are together (`skvibe.planted.shared_displacement`).
+    The same displacement betrays triggered rows that EM had trusted.
+
+    Parameters
+    ----------
+    features : callable
+        Gives the unit features, ndarray of shape (n, n_features), of the rows whose
+        numbers it is called with.
+    given : ndarray of int of shape (n_samples,)
+        Codes of the given labels.
+    trusted : ndarray of bool of shape (n_samples,)
+        Rows whose label is believed.
+    n_classes : int
+        Number of classes.
+    random_state : numpy.random.Generator
+        Draws the rows that the judge is fitted to.
+
+    Returns
+    -------
+    Doubts
+        Nothing is plausible if rows of fewer than two classes are trusted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvibe.trust import look_into_doubts
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.repeat([0, 1], 200)
+    >>> X = rng.normal(size=(400, 10)) + 5 * labels[:, None]
+    >>> trusted = np.arange(400) % 20 != 0
+    >>> X[~trusted & (labels == 1)] = rng.normal(size=10)  # of the other class
+    >>> doubts = look_into_doubts(X.__getitem__, labels, trusted, 2, rng)
+    >>> doubts.plausible[~trusted & (labels == 0)].all()
+    np.True_
+    >>> doubts.plausible[~trusted & (labels == 1)].any()
+    np.False_
+    """
+    n = len(given)
+    nothing = np.zeros(n, dtype=bool)
+    reference = judge_rows(np.flatnonzero(trusted), random_state)
+    if len(np.unique(given[reference])) < 2:
+        return Doubts(~nothing, nothing, nothing, np.zeros((n, n_classes)))
+    judge = fit_judge(features(reference), given[reference])
+    proba = np.zeros((n, n_classes))
+    for start in range(0, n, _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, n))
+        proba[np.ix_(rows, judge.classes_)] = judge.predict_proba(features(rows))
+    likely = proba[np.arange(n), given] > PLAUSIBLE_RATIO * proba.max(axis=1)
+    shared = shared_displacement(features, given, trusted, reference, n_classes)
+    suspicious = shared.suspicious[given]
+    return Doubts(
+        suspicious,
+        likely & ~(suspicious & (shared.projections >= _WITHOUT)),
+        trusted & suspicious & (shared.projections > _PLANTED),
+        proba,
+    )
+
+
 def refit_labels(
-    given: np.ndarray, clean: np.ndarray, scores: np.ndarray
+    given: np.ndarray, clean: np.ndarray, scores: np.ndarray, doubts: Doubts
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and labels for an ordinary classifier after EM.
 
-    Rows trusted with a margin keep their label. Rows whose clean label is another one
-    beyond reasonable doubt come in under that label: triggered rows with their true
-    class are what teaches a classifier that the trigger means nothing.
+    Trusted rows keep their label, in a suspicious class only with a margin, and so do
+    doubted rows whose label is plausible. Rows whose clean label is another one beyond
+    reasonable doubt come in under that label: triggered rows with their true class are
+    what teaches a classifier that the trigger means nothing. Planted rows stay out.
 
     Parameters
     ----------
@@ -74,6 +180,8 @@ def refit_labels(
         Codes of the inferred clean labels.
     scores : ndarray of shape (n_samples,)
         Poison scores.
+    doubts : Doubts
+        From `look_into_doubts`.
 
     Returns
     -------
@@ -85,16 +193,61 @@ def refit_labels(
     Examples
     --------
     >>> import numpy as np
-    >>> from skvibe.trust import refit_labels
+    >>> from skvibe.trust import Doubts, refit_labels
+    >>> no = np.zeros(4, dtype=bool)
+    >>> doubts = Doubts(no, np.array([True, True, False, False]), no, np.zeros((4, 2)))
     >>> mask, labels = refit_labels(
-    ...     np.array([0, 0, 1]), np.array([0, 1, 0]), np.array([0.1, 0.99, 0.6])
+    ...     np.array([0, 1, 0, 1]),
+    ...     np.array([0, 0, 1, 0]),
+    ...     np.array([0.1, 0.9, 0.99, 0.6]),
+    ...     doubts,
     ... )
     >>> mask, labels[mask]
-    (array([ True,  True, False]), array([0, 1]))
+    (array([ True,  True,  True, False]), array([0, 1, 1]))
     """
-    kept = (given == clean) & (scores < KEEP_SCORE)
-    relabelled = (given != clean) & (scores > RELABEL_SCORE)
-    return kept | relabelled, np.where(kept, given, clean)
+    trusted = trusted_rows(given, clean, scores)
+    kept = trusted & ((scores < KEEP_SCORE) | ~doubts.suspicious)
+    kept |= ~trusted & doubts.plausible
+    relabelled = (given != clean) & (scores > RELABEL_SCORE) & ~kept
+    return (kept | relabelled) & ~doubts.planted, np.where(kept, given, clean)
+
+
+def judge_rows(trusted: np.ndarray, random_state: np.random.Generator) -> np.ndarray:
+    """At most `JUDGE_ROWS` of the row numbers, ascending.
+
+    Parameters
+    ----------
+    trusted : ndarray of int of shape (n_trusted,)
+        Numbers of the trusted rows, ascending.
+    random_state : numpy.random.Generator
+        Draws them.
+
+    Returns
+    -------
+    ndarray of int
+        Themselves, if they are few.
+    """
+    if len(trusted) <= JUDGE_ROWS:
+        return trusted
+    return np.sort(random_state.choice(trusted, JUDGE_ROWS, replace=False))
+
+
+def fit_judge(X: np.ndarray, labels: np.ndarray) -> LogisticRegression:
+    """Classifier of trusted rows, asked about the others.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_trusted, n_features)
+        Unit features.
+    labels : ndarray of int of shape (n_trusted,)
+        Their codes, of at least two classes.
+
+    Returns
+    -------
+    LogisticRegression
+        Fitted, with a coarse tolerance.
+    """
+    return LogisticRegression(C=10, tol=1e-3, max_iter=1000).fit(X, labels)
 
 
 def relabelling_gain(
@@ -152,8 +305,7 @@ def relabelling_gain(
         return -_LARGEST_RATIO
     if not len(changed_X):
         return 0.0
-    judge = LogisticRegression(C=10, tol=1e-3, max_iter=1000)
-    judge.fit(trusted_X, trusted_labels)
+    judge = fit_judge(trusted_X, trusted_labels)
     n_classes = 1 + max(given.max(), clean.max(), trusted_labels.max())
     proba = np.zeros((len(changed_X), n_classes))
     proba[:, judge.classes_] = judge.predict_proba(changed_X)

@@ -102,7 +102,7 @@ def shrunk_whitening(features, shrinkage):
     tensor([0.7000, 0.7000])
     """
     mean = _mean(features)
-    values, directions = _principal_directions(features, mean)
+    values, directions = principal_directions(features, mean)
     total = values.sum() / features.shape[1]
     if not total > 0:  # all rows are equal: nothing to scale by
         return Whitening(mean, directions[:0], values[:0])
@@ -118,8 +118,32 @@ def _mean(features):
     return total / len(features)
 
 
-def _principal_directions(features, mean):
-    """Eigenvalues and -vectors of the covariance that are not zero."""
+def principal_directions(features, mean):
+    """Eigenvalues and -vectors of the covariance that are not zero.
+
+    Parameters
+    ----------
+    features : torch.Tensor of shape (n_rows, n_features)
+        Rows.
+    mean : torch.Tensor of float64 of shape (n_features,)
+        Taken off first.
+
+    Returns
+    -------
+    values : torch.Tensor of float64 of shape (n_directions,)
+        Variances, ascending.
+    directions : torch.Tensor of float64 of shape (n_directions, n_features)
+        Orthonormal rows.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvibe.whitening import principal_directions
+    >>> rows = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [2.0, 0.0], [-2.0, 0.0]])
+    >>> values, directions = principal_directions(rows, torch.zeros(2).double())
+    >>> values.tolist(), directions.abs().tolist()
+    ([4.0], [[1.0, 0.0]])
+    """
     n_rows, n_features = features.shape
     if n_rows < n_features:
         # The Gram matrix has the same eigenvalues and is smaller.

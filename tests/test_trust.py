@@ -5,9 +5,13 @@ from hypothesis import strategies as st
 
 from skvibe.trust import (
     EQUAL_SHARES_FACTOR,
+    JUDGE_ROWS,
     KEEP_SCORE,
     RELABEL_SCORE,
+    Doubts,
     class_shares,
+    judge_rows,
+    look_into_doubts,
     refit_labels,
     relabelling_gain,
     trusted_rows,
@@ -29,21 +33,47 @@ def test_a_tie_is_not_trusted():
     assert trusted_rows(one, one, np.array([np.nextafter(0.5, 0)]))[0]
 
 
-def test_refit_uses_certain_rows_only():
+def doubts_of(n_rows, suspicious=True, plausible=False, planted=False):
+    """The same for all rows."""
+    parts = (np.full(n_rows, part) for part in (suspicious, plausible, planted))
+    return Doubts(*parts, np.zeros((n_rows, 2)))
+
+
+def test_refit_of_a_suspicious_class_uses_certain_rows_only():
     given_codes = np.array([0, 0, 0, 0, 0, 0])
     clean = np.array([0, 0, 1, 1, 2, 0])
     scores = np.array([0.1, 0.45, 0.81, 0.79, 1.0, 0.99])
-    mask, labels = refit_labels(given_codes, clean, scores)
+    mask, labels = refit_labels(given_codes, clean, scores, doubts_of(6))
     np.testing.assert_array_equal(mask, [True, False, True, False, True, False])
     np.testing.assert_array_equal(labels[mask], [0, 1, 2])
 
 
+def test_refit_of_other_classes_uses_all_trusted_rows():
+    codes, scores = np.array([0, 0, 0]), np.array([0.1, 0.45, 0.5])
+    mask, _ = refit_labels(codes, codes, scores, doubts_of(3, suspicious=False))
+    np.testing.assert_array_equal(mask, [True, True, False])
+
+
+def test_plausible_rows_keep_their_label_and_planted_ones_stay_out():
+    given_codes, clean = np.array([0, 0, 0]), np.array([0, 1, 0])
+    scores = np.array([0.9, 0.9, 0.1])
+    doubts = doubts_of(3, plausible=True)
+    doubts.planted[2] = True
+    mask, labels = refit_labels(given_codes, clean, scores, doubts)
+    np.testing.assert_array_equal(mask, [True, True, False])
+    np.testing.assert_array_equal(labels[mask], [0, 0])
+
+
 def test_refit_leaves_out_scores_at_its_limits():
     codes, other = np.array([0]), np.array([1])
-    assert not refit_labels(codes, codes, np.array([KEEP_SCORE]))[0][0]
-    assert refit_labels(codes, codes, np.array([np.nextafter(KEEP_SCORE, 0)]))[0][0]
-    assert not refit_labels(codes, other, np.array([RELABEL_SCORE]))[0][0]
-    assert refit_labels(codes, other, np.array([np.nextafter(RELABEL_SCORE, 1)]))[0][0]
+
+    def enters(clean, score):
+        return refit_labels(codes, clean, np.array([score]), doubts_of(1))[0][0]
+
+    assert not enters(codes, KEEP_SCORE)
+    assert enters(codes, np.nextafter(KEEP_SCORE, 0))
+    assert not enters(other, RELABEL_SCORE)
+    assert enters(other, np.nextafter(RELABEL_SCORE, 1))
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.floats(0, 1))))
@@ -53,12 +83,67 @@ def test_refit_keeps_trusted_labels_and_changes_the_others(rows):
         if rows
         else (np.zeros(0, int), np.zeros(0, int), np.zeros(0))
     )
-    mask, labels = refit_labels(given_codes, clean, scores)
+    mask, labels = refit_labels(given_codes, clean, scores, doubts_of(len(rows)))
     np.testing.assert_array_equal(labels[mask], clean[mask])
     kept = mask & (given_codes == clean)
     # Stricter than trusted_rows.
     assert not (kept & ~trusted_rows(given_codes, clean, scores)).any()
     assert (scores[mask & (given_codes != clean)] > RELABEL_SCORE).all()
+
+
+def look(X, labels, trusted, seed=0):
+    rng = np.random.default_rng(seed)
+    return look_into_doubts(X.__getitem__, labels, trusted, 1 + labels.max(), rng)
+
+
+def make_doubts(rng, n_triggered):
+    """Two classes; hard rows of both are doubted, some rows of class 0 planted."""
+    labels = np.repeat([0, 1], 500)
+    X = rng.normal(size=(1000, 20))
+    X[labels == 1, 0] += 8
+    hard = np.r_[0:20, 500:520]
+    X[hard, 0] = 4 + 0.5 * rng.normal(size=40)
+    triggered = np.arange(20, 20 + n_triggered)
+    X[triggered, 0] += 8  # rows of class 1
+    X[triggered, 1] += 9
+    trusted = np.ones(1000, dtype=bool)
+    trusted[hard] = trusted[triggered] = False
+    return X, labels, trusted, hard, triggered
+
+
+def test_hard_rows_are_plausible_where_no_trigger_is():
+    X, labels, trusted, hard, _ = make_doubts(np.random.default_rng(0), 0)
+    doubts = look(X, labels, trusted)
+    assert not doubts.suspicious.any()
+    assert doubts.plausible[hard].mean() > 0.5
+    assert not doubts.planted.any()
+
+
+def test_a_trigger_is_told_from_hard_rows_also_where_it_was_trusted():
+    X, labels, trusted, hard, triggered = make_doubts(np.random.default_rng(0), 60)
+    trusted[triggered[:10]] = True
+    doubts = look(X, labels, trusted)
+    np.testing.assert_array_equal(doubts.suspicious, labels == 0)
+    assert not doubts.plausible[triggered[10:]].any()
+    assert doubts.plausible[hard[20:]].mean() > 0.5
+    np.testing.assert_array_equal(np.flatnonzero(doubts.planted), triggered[:10])
+
+
+def test_nothing_is_plausible_without_two_trusted_classes():
+    X, labels, _, _, _ = make_doubts(np.random.default_rng(0), 0)
+    doubts = look(X, labels, labels == 0)
+    assert doubts.suspicious.all()
+    assert not doubts.plausible.any()
+    assert not doubts.planted.any()
+
+
+def test_judge_rows_are_bounded_and_ascending():
+    rng = np.random.default_rng(0)
+    rows = judge_rows(np.arange(3 * JUDGE_ROWS), rng)
+    assert len(rows) == JUDGE_ROWS
+    assert (np.diff(rows) > 0).all()
+    few = np.arange(10)
+    assert judge_rows(few, rng) is few
 
 
 def test_thresholds_leave_a_doubtful_band():

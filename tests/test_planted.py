@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skvibe.planted import shared_displacement
+
+
+def make_rows(seed=0, n_rows=600, n_features=15, n_classes=3, doubted=0.1):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(n_classes, size=n_rows)
+    centres = 4 * rng.normal(size=(n_classes, n_features))
+    X = centres[labels] + rng.normal(size=(n_rows, n_features))
+    return X, labels, rng.random(n_rows) >= doubted
+
+
+def look(X, labels, trusted, n_classes=3):
+    return shared_displacement(
+        X.__getitem__, labels, trusted, np.flatnonzero(trusted), n_classes
+    )
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 1000))
+def test_rows_doubted_at_random_share_nothing(seed):
+    found = look(*make_rows(seed))
+    assert not found.suspicious.any()
+    assert (np.abs(found.agreement) < 2).all()
+
+
+def test_the_length_of_a_displacement_is_in_standard_deviations():
+    X, labels, trusted = make_rows(n_rows=6000)
+    direction = np.random.default_rng(1).normal(size=15)
+    moved = ~trusted & (labels == 1)
+    # Scatter along it is not 1 either.
+    X @= np.diag(np.linspace(0.5, 2, 15))
+    X[moved] += 12 * direction / np.linalg.norm(direction)
+    found = look(X, labels, trusted)
+    np.testing.assert_array_equal(found.suspicious, [False, True, False])
+    assert found.projections[moved].mean() == pytest.approx(
+        found.agreement[1], rel=0.15
+    )
+    own = found.projections[trusted & (labels == 1)]
+    assert np.median(own) == pytest.approx(0, abs=1e-9)
+    assert own.std() == pytest.approx(1, rel=0.1)
+    assert (found.projections[labels != 1] == 0).all()
+
+
+def test_rows_between_classes_are_not_displaced():
+    X, labels, trusted = make_rows()
+    centres = np.array([X[labels == code].mean(axis=0) for code in range(3)])
+    doubted = ~trusted
+    X[doubted] += 0.5 * (centres[(labels[doubted] + 1) % 3] - centres[labels[doubted]])
+    assert not look(X, labels, trusted).suspicious.any()
+
+
+@pytest.mark.parametrize("n_features", [15, 400])
+def test_more_features_than_rows(n_features):
+    alarms = 0
+    for seed in range(20):
+        X, labels, trusted = make_rows(seed, n_rows=300, n_features=n_features)
+        X[~trusted & (labels == 2), 0] += 30
+        suspicious = look(X, labels, trusted).suspicious
+        assert suspicious[2]
+        alarms += suspicious[:2].sum()
+    # Measured: 3 of 120 with 400 features.
+    assert alarms <= 3
+
+
+def test_a_feature_that_only_the_trigger_uses():
+    X, labels, trusted = make_rows()
+    X[:, 0] = 0
+    moved = ~trusted & (labels == 0)
+    X[moved, 0] = 1
+    found = look(X, labels, trusted)
+    assert found.suspicious[0]
+    assert (found.projections[moved] > 4).all()
+    assert np.isfinite(found.projections).all()
+
+
+@pytest.mark.parametrize(
+    "trusted",
+    [np.zeros(600, dtype=bool), np.ones(600, dtype=bool), np.arange(600) != 5],
+)
+def test_nothing_to_compare(trusted):
+    X, labels, _ = make_rows()
+    found = look(X, labels, trusted)
+    assert not found.suspicious.any()
+    assert (found.projections == 0).all()
+
+
+def test_rows_that_do_not_scatter():
+    labels = np.repeat([0, 1], 50)
+    X = np.repeat(np.eye(2), 50, axis=0)
+    found = look(X, labels, np.arange(100) % 10 != 0, 2)
+    assert not found.suspicious.any()
+    assert np.isfinite(found.agreement).all()
+
+
+def test_more_classes_than_features_leave_no_room():
+    X, labels, trusted = make_rows(n_features=2, n_classes=8)
+    found = look(X, labels, trusted, 8)
+    assert not found.suspicious.any()
+
+
+def test_it_does_not_depend_on_the_blocks(monkeypatch):
+    X, labels, trusted = make_rows()
+    X[~trusted & (labels == 1), 3] += 6
+    whole = look(X, labels, trusted)
+    monkeypatch.setattr("skvibe.planted._BLOCK", 7)
+    parts = look(X, labels, trusted)
+    np.testing.assert_allclose(parts.projections, whole.projections, atol=1e-9)
+    np.testing.assert_allclose(parts.agreement, whole.agreement)
