@@ -15,13 +15,18 @@ from skvibe._removed_rows import (
     float_dtype,
     mark_removed,
 )
+from skvibe._saving import SaveMixin
 from skvibe._warn_once import warn_once
 from skvibe.one_source import LEAST_GROUP, one_source_groups
 from skvibe.triggers import search_triggers, shifted_posterior
 
 
 class TriggerFilter(
-    CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixin, BaseEstimator
+    CallbackSupportMixin,
+    SaveMixin,
+    OneToOneFeatureMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Remove rows that carry a wrong label and a common displacement.
 

@@ -145,6 +145,7 @@ def test_bit_equal_after_the_round_trip(name, tmp_path):
         quick(lam=3.0),
         off_manifold(),
         off_manifold(OffManifoldSampler),
+        TriggerFilter(),
         SelfSupervisedEncoder(max_epochs=3),
     ],
     ids=lambda estimator: type(estimator).__name__,
