@@ -119,9 +119,10 @@ class VIBEClassifier(
         clean labels.
     refit : bool or classifier, default=True
         After EM, fit an ordinary classifier on the unit features of the rows whose
-        labels are trusted, and of rows relabelled beyond reasonable doubt; it then
-        makes the predictions. True: logistic regression with C=10. False: the clean
-        prototypes predict, as in the paper.
+        labels are trusted, of doubted rows that are merely hard
+        (`skvibe.trust.look_into_doubts`), and of rows relabelled beyond reasonable
+        doubt; it then makes the predictions. True: logistic regression with C=10.
+        False: the clean prototypes predict, as in the paper.
     solver : {"torch", "pot"}, default="torch"
         Who solves the transport problem: this package, to 1e-6 of the class shares,
         or POT's Sinkhorn in the log domain, to 1e-3 (slow; for comparison).
@@ -153,10 +154,12 @@ class VIBEClassifier(
         Inferred clean labels. Removed rows keep the label given.
     clean_proba_ : ndarray of shape (n_samples, n_classes)
         q(l | x, y) of the last E-step; its argmax is ``clean_labels_``. One-hot at
-        the given label for removed rows.
+        the given label for removed rows; for rows that EM trusted although they carry
+        a displacement which the doubted rows of their class share, what a classifier
+        of trusted rows says of the other classes.
     poison_scores_ : ndarray of shape (n_samples,)
         In [0, 1], the higher the more suspect; see `poison_score`. 1 for removed
-        rows.
+        rows, and for rows that carry such a displacement.
     train_mask_ : ndarray of bool of shape (n_samples,)
         True for rows that were trained on, False for removed rows.
     n_removed_rows_ : int
