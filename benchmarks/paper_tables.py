@@ -246,7 +246,9 @@ def _train(run, bench, poisoned, ssl):
     if run.filtered:
         delta = run.change[1] if run.change and run.change[0] == "delta" else 0.275
         detector = OffManifoldFilter(threshold=delta, random_state=bench.seed)
-        detector.fit(ssl.transform(poisoned.X), poisoned.y)
+        # Directions, which is what VIBE looks at. Of features as they are, an encoder
+        # trained this briefly makes one cloud, in which nothing can lie apart.
+        detector.fit(normalize(ssl.transform(poisoned.X)), poisoned.y)
         removed = detector.removed_mask_
         facts = {
             "n_removed": int(removed.sum()),
