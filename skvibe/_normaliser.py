@@ -14,8 +14,10 @@ import math
 import numpy as np
 import torch
 
-# exp(-2 * 40) is still a normal float32 number.
-CONSTANT_SHIFT = 40.0
+from skvibe._narrow_product import product_with
+
+# exp(-40) is a normal float32 number, and sums of thousands of exp(40) are finite.
+IN_RANGE = 40.0
 # Fewer classes are summed faster than interpolated.
 INTERPOLATE_FROM = 32
 # Largest exponent range of a product of two factors: exp(-60) is far from subnormal.
@@ -28,9 +30,11 @@ CLASS_MAJOR_BELOW = 64
 # Shares of the pairs that may be left outside the interval, at either end.
 TRIMS = (0.0, 0.002, 0.005, 0.01, 0.02)
 SAMPLE = 4096  # pairs that the interval is chosen from
-CPU_BLOCK = 1 << 16
+CPU_BLOCK = 1 << 17
 ACCELERATOR_BLOCK = 1 << 22
 LOWEST_EXPONENT = -80.0
+# exp2 is several times faster than exp on processors.
+NATS = math.log(2.0)
 
 
 def log_normaliser(scale, table, given_cosines, nu):
@@ -92,7 +96,9 @@ def choose_interval(scale, table, given_cosines):
     # An odd step, so that no class is left out of the sample.
     sample = flat[:: step + 1 - step % 2].sort().values.double().cpu().numpy()
     spread = _spread(table) + _spread(given_cosines)
-    best, best_cost = None, 1.3 * n_classes
+    # Costs were measured, in nanoseconds a pair.
+    term = 0.43 if n_classes < CLASS_MAJOR_BELOW else 0.69
+    best, best_cost = None, term * n_classes
     for below in TRIMS:
         for above in TRIMS:
             low, high = np.quantile(sample, [below, 1 - above])
@@ -100,9 +106,8 @@ def choose_interval(scale, table, given_cosines):
                 continue
             low, high = 0.999 * low, 1.001 * high
             n_nodes = nodes_needed(low, high, n_classes)
-            # Measured, in nanoseconds a pair.
-            cost = n_nodes * (3.5 + 0.05 * n_classes)
-            cost += 4.0 * (below + above) * n_classes
+            cost = 2.0 + n_nodes * (2.3 + 0.008 * n_classes)
+            cost += 1.9 * (below + above) * n_classes
             if n_nodes <= MAX_NODES and cost < best_cost:
                 best, best_cost = (float(low), float(high), n_nodes), cost
     return best
@@ -153,12 +158,12 @@ def _interpolate(scale, table, given_cosines, low, high, n_nodes, out):
     nodes = np.cos(angles)
     sums = scale.new_empty((n_nodes, *scale.shape))
     for node, at_node in zip(nodes, sums, strict=True):
-        s = float(middle + half * node)
-        torch.mm((b * s).exp_(), (a * s).exp_().T, out=at_node)
+        s = float(middle + half * node) / NATS
+        product_with((b * s).exp2_(), (a * s).exp2_(), out=at_node)
     # Divided by exp(slope * s), the sums are nearly constant in s.
-    slope = (sums[0].log() - sums[-1].log()) / float(nodes[0] - nodes[-1])
+    slope = (sums[0] / sums[-1]).log_().div_(float(nodes[0] - nodes[-1]))
     for j in range(n_nodes // 2):  # the nodes lie symmetric about zero
-        factor = (slope * float(nodes[j])).exp_()
+        factor = (slope * (float(nodes[j]) / NATS)).exp2_()
         sums[j].div_(factor)
         sums[-1 - j].mul_(factor)
     to_coefficients = np.cos(np.outer(np.arange(n_nodes), angles)) * (2 / n_nodes)
@@ -168,7 +173,7 @@ def _interpolate(scale, table, given_cosines, low, high, n_nodes, out):
     x = ((scale - middle) / half).clamp_(-1.0, 1.0)
     # Clenshaw's recurrence.
     one, two = torch.zeros_like(x), torch.zeros_like(x)
-    for c in coefficients[1:].flip(0):
+    for c in reversed(coefficients[1:].unbind(0)):
         one, two = torch.addcmul(c - two, x, one, value=2.0), one
     torch.addcmul(coefficients[0] - two, x, one, out=out)
     out.log_().addcmul_(slope, x).addcmul_(scale, top_table.T + top_given)
@@ -176,11 +181,11 @@ def _interpolate(scale, table, given_cosines, low, high, n_nodes, out):
 
 def _sum_pairs(scale, table, given_cosines):
     """log Z of single pairs, a row of terms each."""
-    logits = (table + given_cosines).mul_(scale[:, None])
+    logits = (table + given_cosines).mul_(scale[:, None] / NATS)
     top = logits.amax(dim=1, keepdim=True)
-    # exp is tens of times slower where it underflows.
-    logits.sub_(top).clamp_(min=LOWEST_EXPONENT).exp_()
-    return logits.sum(dim=1).log_().add_(top[:, 0])
+    # Where they underflow, exponentials may be tens of times slower.
+    logits.sub_(top).clamp_(min=LOWEST_EXPONENT / NATS).exp2_()
+    return logits.sum(dim=1).log_().add_(top[:, 0], alpha=NATS)
 
 
 def _sum(scale, table, given_cosines, nu, out):
@@ -190,25 +195,28 @@ def _sum(scale, table, given_cosines, nu, out):
         total, a, b = torch.empty_like(scale), table.T[:, :, None], given_cosines
     else:
         total, a, b = out, table.T, given_cosines.T[:, :, None]
+    scale = scale / NATS
     term = torch.empty_like(scale)
 
     def logits(y):
         return torch.add(a[y], b[y], out=term).mul_(scale)
 
-    # Logits lie in [-nu, nu]: for a small nu one constant shift keeps every
-    # exponential in range, for a large one the largest logit must be found first.
-    shift = nu
-    if nu > CONSTANT_SHIFT:
-        shift = logits(0).clone()
+    # Logits lie in [-nu, nu]: for a small nu every exponential is in range as it is,
+    # for a large one the largest logit must be found first.
+    if nu <= IN_RANGE:
+        torch.exp2(logits(0), out=total)
         for y in range(1, len(a)):
-            torch.maximum(shift, logits(y), out=shift)
-    total.zero_()
-    for y in range(len(a)):
-        logits(y).sub_(shift)
-        if nu > CONSTANT_SHIFT:
-            term.clamp_(min=LOWEST_EXPONENT)
-        total.add_(term.exp_())
-    total.log_().add_(shift)
+            total.add_(logits(y).exp2_())
+        total.log_()
+    else:
+        top = logits(0).clone()
+        for y in range(1, len(a)):
+            torch.maximum(top, logits(y), out=top)
+        total.zero_()
+        for y in range(len(a)):
+            logits(y).sub_(top).clamp_(min=LOWEST_EXPONENT / NATS)
+            total.add_(term.exp2_())
+        total.log_().add_(top, alpha=NATS)
     if total is not out:
         out.copy_(total.T)
 
@@ -219,8 +227,8 @@ def _sum_differentiable(scale, table, given_cosines, nu):
     def logits(y):
         return (table[:, y] + given_cosines[:, y : y + 1]) * scale
 
-    shift = torch.full_like(scale, nu)
-    if nu > CONSTANT_SHIFT:
+    shift = torch.zeros_like(scale)
+    if nu > IN_RANGE:
         with torch.no_grad():
             shift = logits(0)
             for y in range(1, table.shape[1]):

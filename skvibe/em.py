@@ -14,12 +14,14 @@ import torch
 from skorch import NeuralNetClassifier
 
 from skvibe._checkpoint import Checkpoint
+from skvibe._normaliser import CLASS_MAJOR_BELOW
 from skvibe._progress import Progress
 from skvibe._training_state import capture_training, order_state, resume_training
 from skvibe.posteriors import (
     clean_log_posterior,
     corrupted_log_posterior,
     corrupted_log_posterior_at,
+    cosines_with,
     poisoning_log_rule,
     unit_rows,
 )
@@ -332,23 +334,39 @@ class VIBENet(NeuralNetClassifier):
         state, module = self.em_, self.module_
         was_training = module.training
         module.eval()
-        n_classes = module.prototypes.shape[0]
-        log_p = torch.empty(
-            (len(state.X), n_classes), dtype=torch.float32, device=state.given.device
+        prototypes, corrupted = (
+            unit_rows(module.prototypes),
+            unit_rows(module.corrupted),
         )
+        n_classes, table = len(prototypes), prototypes @ corrupted.T
+        both = prototypes
+        if with_corrupted and self.corrupted_posterior == "full":
+            both = torch.cat([prototypes, corrupted])
+        log_p = self._new_matrix(n_classes)
         for start in range(0, len(log_p), self.chunk_size):
             block = slice(start, start + self.chunk_size)
             rows = state.X[block]
             if isinstance(rows, np.ndarray):
                 rows = torch.from_numpy(np.array(rows)).to(state.given.device)
-            log_clean, cosines, given_cosines, table = module(rows)
-            log_p[block] = log_clean
+            products = cosines_with(both, module.features(rows))
+            cosines, given_cosines = products[:, :n_classes], products[:, n_classes:]
+            log_p[block] = clean_log_posterior(
+                cosines, module.log_prior(), module.kappa
+            )
             if with_corrupted:
                 log_p[block] += self._log_corrupted(
                     cosines, given_cosines, table, state.given[block]
                 )
         module.train(was_training)
         return log_p
+
+    def _new_matrix(self, n_classes):
+        """Room for a number a row and class, stored as the E-step reads it fastest."""
+        shape, device = (len(self.em_.X), n_classes), self.em_.given.device
+        # Soft responsibilities are read row by row in the M-step.
+        if self.pseudo_labels == "hard" and n_classes < CLASS_MAJOR_BELOW:
+            return torch.empty(shape[::-1], dtype=torch.float32, device=device).T
+        return torch.empty(shape, dtype=torch.float32, device=device)
 
     @torch.no_grad()
     def final_e_step(self):

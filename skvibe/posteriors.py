@@ -16,6 +16,7 @@ References
 
 import torch
 
+from skvibe._narrow_product import product_with
 from skvibe._normaliser import CLASS_MAJOR_BELOW, log_normaliser
 
 # |mu + v| below this is rounding: in single precision 2 + 2 cos is off by some 1e-7,
@@ -61,6 +62,35 @@ def _unit_rows(vectors: torch.Tensor) -> torch.Tensor:
     largest = vectors.detach().abs().amax(dim=-1, keepdim=True)
     vectors = vectors / torch.where(largest > 0, largest, torch.ones_like(largest))
     return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+def cosines_with(vectors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Products of unit rows with a few unit vectors, as fast as the device allows.
+
+    Parameters
+    ----------
+    vectors : torch.Tensor of shape (n_vectors, n_features)
+        Prototypes.
+    rows : torch.Tensor of shape (n_rows, n_features)
+        Feature vectors.
+
+    Returns
+    -------
+    torch.Tensor of shape (n_rows, n_vectors)
+        ``rows @ vectors.T``, within rounding. With few vectors it is stored as the
+        other functions of this module read it fastest: rows along the last axis.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvibe.posteriors import cosines_with
+    >>> cosines_with(torch.eye(2), torch.tensor([[0.6, 0.8]]))
+    tensor([[0.6000, 0.8000]])
+    """
+    few = len(vectors) < 2 * CLASS_MAJOR_BELOW
+    one, other = (vectors, rows) if few else (rows, vectors)
+    product = product_with(one, other)
+    return product.T if few else product
 
 
 def clean_log_posterior(
@@ -180,8 +210,15 @@ def corrupted_log_posterior(
             [0.5000, 0.7311]])
     """
     scale = nu / _h_norm(cosines)
-    at_given = (table[:, given].T + given_cosines.gather(1, given[:, None])) * scale
-    return at_given - log_normaliser(scale, table, given_cosines, nu)
+    at_given = _columns(table, given) + given_cosines.gather(1, given[:, None])
+    return at_given * scale - log_normaliser(scale, table, given_cosines, nu)
+
+
+def _columns(table: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """``table[:, given].T``, stored as it is read fastest."""
+    if len(table) < CLASS_MAJOR_BELOW:
+        return table.index_select(1, given).T
+    return table.T.contiguous().index_select(0, given)
 
 
 def corrupted_log_posterior_at(

@@ -20,13 +20,8 @@ from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 
 from skvibe._checks import check_integer, check_option, check_real
-from skvibe._row_sweep import (
-    CLASS_MAJOR_BELOW,
-    MAX_BLOCK_ROWS,
-    RowSums,
-    RowSweep,
-    split_rows,
-)
+from skvibe._row_pass import CLASS_MAJOR_BELOW, MAX_BLOCK_ROWS, RowSums, split_rows
+from skvibe._row_sweep import RowSweep
 from skvibe._semidual import SemidualResult, solve_semidual
 
 __all__ = [
@@ -38,9 +33,6 @@ __all__ = [
     "solve_transport",
     "transport_rows",
 ]
-
-# The final pass, which the reported error comes from, is exact to this.
-FINAL_PRECISION = 1e-14
 
 
 @dataclass(frozen=True)
@@ -185,12 +177,14 @@ def solve_transport(
     max_iter = check_integer("max_iter", max_iter, low=1)
     solve = _solve_torch if solver == "torch" else _solve_pot
     with torch.no_grad():
-        potentials, n_iter = solve(source, prior, lam, tol, max_iter, init)
-        labels = source.new_labels()
-        last = RowSweep(
-            source.blocks, n_rows=source.n_rows, lam=lam, precision=FINAL_PRECISION
+        # Rows counted as one-hot may hide 2 / 64 of tol while the solver is at work.
+        precision = min(tol, 1.0) / 64
+        sweep = RowSweep(
+            source.blocks, n_rows=source.n_rows, lam=lam, precision=precision
         )
-        sums = last.labels(potentials, labels)
+        potentials, n_iter = solve(source, sweep, prior, tol, max_iter, init)
+        labels = source.new_labels()
+        sums = sweep.labels(potentials, labels)
         plan = None
         if return_plan:
             plan = _responsibilities(source, potentials, lam, 1.0 / source.n_rows)
@@ -260,24 +254,20 @@ def transport_rows(
 
 def _solve_torch(
     source: _Source,
+    sweep: RowSweep,
     prior: np.ndarray,
-    lam: float,
     tol: float,
     max_iter: int,
     init: np.ndarray | None,
 ) -> tuple[np.ndarray, int]:
-    sweep = RowSweep(
-        source.blocks, n_rows=source.n_rows, lam=lam, precision=min(tol, 1.0) / 64
-    )
-    # Rows counted as one-hot may hide 2 / 64 of tol.
     found = solve_semidual(sweep, prior, tol=0.95 * tol, max_sweeps=max_iter, init=init)
     return found.potentials, found.n_sweeps
 
 
 def _solve_pot(
     source: _Source,
+    sweep: RowSweep,
     prior: np.ndarray,
-    lam: float,
     tol: float,
     max_iter: int,
     init: np.ndarray | None,
@@ -286,8 +276,8 @@ def _solve_pot(
     from ot.bregman import sinkhorn_log
 
     # POT itself would turn a row or column without a finite entry into NaN.
-    probe = RowSweep(source.blocks, n_rows=source.n_rows, lam=lam)
-    solve_semidual(probe, prior, max_sweeps=1)
+    solve_semidual(sweep, prior, max_sweeps=1)
+    lam = sweep.lam
     log_p = torch.cat([block.double().cpu() for block in source.blocks()]).numpy()
     cost = log_p.max(axis=1, keepdims=True) - log_p
     rows = np.full(source.n_rows, 1.0 / source.n_rows)

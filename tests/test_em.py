@@ -349,6 +349,27 @@ def test_chunks_change_nothing():
     np.testing.assert_allclose(one.em_.lower_bounds, many.em_.lower_bounds, rtol=1e-5)
 
 
+@pytest.mark.parametrize("pseudo_labels", ["hard", "soft"])
+@pytest.mark.parametrize("posterior", ["full", "approximate"])
+def test_log_joint_is_that_of_double_precision(posterior, pseudo_labels):
+    X, y = make_rows(n=600, n_classes=5)
+    net = fit(X, y, corrupted_posterior=posterior, pseudo_labels=pseudo_labels)
+    mu = unit_rows(net.module_.prototypes.detach().double())
+    eta = unit_rows(net.module_.corrupted.double())
+    cosines, table = X.double() @ mu.T, mu @ eta.T
+    log_prior = net.module_.log_prior().double()
+    clean = clean_log_posterior(cosines, log_prior, net.module_.kappa)
+    if posterior == "full":
+        given = corrupted_log_posterior(cosines, X.double() @ eta.T, table, y, net.nu)
+    else:
+        given = torch.log_softmax(net.nu * table, dim=1).T[y]
+    # Logits of a few tens, in single precision.
+    torch.testing.assert_close(
+        net.log_joint(True).double(), clean + given, atol=2e-5, rtol=0
+    )
+    torch.testing.assert_close(net.log_joint(False).double(), clean, atol=1e-5, rtol=0)
+
+
 def test_progress_is_printed_on_request_only(capsys):
     X, y = make_rows()
     fit(X, y)

@@ -46,8 +46,12 @@ TORCH_COLUMN = (
     "_parameters",
     "_prediction",
     "_publishing",
+    "_narrow_product",
+    "_normaliser",
+    "_row_pass",
     "_row_sweep",
     "_semidual",
+    "_settled_rows",
     "_training_state",
     "_trials",
 )

@@ -9,6 +9,7 @@ from skvibe.posteriors import (
     clean_log_posterior,
     corrupted_log_posterior,
     corrupted_log_posterior_at,
+    cosines_with,
     poison_score_from_log_posterior,
     poisoning_log_rule,
     unit_rows,
@@ -255,3 +256,19 @@ def test_rows_opposite_to_a_prototype_stay_in_range(angle):
         assert torch.isfinite(log_p).all()
         assert (log_p <= 1e-6).all()
         assert (log_p >= -2.5 * 15).all()
+
+
+@pytest.mark.parametrize("n_vectors", [2, 9, 30, 200])
+def test_cosines_are_those_of_the_blas_library(n_vectors):
+    generator = torch.Generator().manual_seed(0)
+    rows, vectors = (
+        unit_rows(torch.randn(n, 70, generator=generator)) for n in (500, n_vectors)
+    )
+    exact = rows.double() @ vectors.double().T
+    cosines = cosines_with(vectors, rows)
+    assert (cosines - exact).abs().max() < 1e-6
+    assert (cosines_with(vectors.double(), rows.double()) - exact).abs().max() < 1e-14
+    vectors.requires_grad_()
+    (gradient,) = torch.autograd.grad(cosines_with(vectors, rows).sum(), vectors)
+    torch.testing.assert_close(gradient, rows.sum(dim=0).expand_as(vectors))
+    assert cosines_with(vectors.detach(), rows[:0]).shape == (0, n_vectors)

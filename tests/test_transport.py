@@ -473,24 +473,65 @@ def test_accelerators_fixed_places_give_the_same_sums(n_classes, monkeypatch):
     np.testing.assert_array_equal(fixed.labels, usual.labels)
 
 
+@pytest.mark.parametrize("n_classes", [7, 80])
+@pytest.mark.parametrize("lam", [25.0, 60.0])
+def test_rows_put_aside_change_no_sum(n_classes, lam):
+    # Passes near the last one over all rows visit a part of them only.
+    log_p = torch.from_numpy(posterior(8000, n_classes, strength=40.0))
+    for storage in (log_p, log_p.T.contiguous().T):
+        sweep = RowSweep(lambda rows=storage: [rows], n_rows=8000, lam=lam)
+        rng = np.random.default_rng(0)
+        g = rng.standard_normal(n_classes)
+        sweep(g)
+        assert sweep.settled.n_left() < 0.2 * 8000
+        labels = torch.empty(8000, dtype=torch.int64)
+        for size in (0.1, 3.0, 30.0, 400.0):
+            h = g + size * rng.random(n_classes)
+            for again in (True, False):
+                fresh = RowSweep(lambda: [log_p], n_rows=8000, lam=lam)
+                n_passes = sweep.n_passes
+                sums, other = sweep(h, curvature=again), fresh(h, curvature=again)
+                assert sweep.n_passes == n_passes or size == 400
+                np.testing.assert_allclose(sums.columns, other.columns, atol=4e-12)
+                assert sums.value == pytest.approx(other.value, abs=2 * sums.noise)
+                if again:
+                    np.testing.assert_allclose(
+                        sums.curvature, other.curvature, atol=1e-6
+                    )
+            exact = lam * log_p.double() + torch.from_numpy(h)
+            labelled = sweep.labels(h, labels)
+            assert torch.equal(labels, exact.argmax(dim=1))
+            expected = torch.softmax(exact, dim=1).mean(dim=0)
+            np.testing.assert_allclose(labelled.columns, expected, atol=1e-13)
+
+
+def test_too_many_rows_are_not_put_aside():
+    log_p = torch.from_numpy(posterior(4000, 7))
+    sweep = RowSweep(lambda: [log_p], n_rows=4000, lam=1.0)
+    for _ in range(6):
+        sweep(np.zeros(7))
+        assert sweep.settled is None
+    assert sweep.n_passes == 6
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_agrees_and_never_waits_within_a_pass(monkeypatch):
-    from skvibe._row_sweep import _Pass
+    from skvibe._row_pass import RowPass
 
-    add = _Pass.add
+    add = RowPass.add
 
-    def strict_add(self, block, labels=None):
+    def strict_add(self, block, labels=None, start=0):
         if not self.sums:
             self._start(block.device)  # takes the potentials to the device
         torch.cuda.set_sync_debug_mode("error")
         try:
-            add(self, block, labels)
+            add(self, block, labels, start)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
     log_p, prior = torch.from_numpy(posterior(50_000, 100)), soft_prior(100)
     host = solve_transport(log_p, prior, tol=1e-9)
-    monkeypatch.setattr(_Pass, "add", strict_add)
+    monkeypatch.setattr(RowPass, "add", strict_add)
     device = solve_transport(log_p.cuda(), prior, tol=1e-9)
     assert device.labels.is_cuda
     assert device.converged
