@@ -42,9 +42,9 @@ plt.show()
 # %%
 # Where do they lie?
 # ------------------
-# Rows and prototypes on the unit sphere, projected by principal components. With
-# ``pip install "skvibe[umap]"`` there is ``projection="umap"``; coordinates of your own
-# can be given too.
+# Rows and prototypes on the unit sphere, seen where the classes differ most. There are
+# ``projection="pca"``, "umap" (``pip install "skvibe[umap]"``) and coordinates of your
+# own.
 
 LatentSpaceDisplay.from_estimator(pipe, data.X, data.y)
 plt.show()

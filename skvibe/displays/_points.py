@@ -43,11 +43,11 @@ def draw_rows(ax, points, codes, crossed, n_codes):
     ax.scatter(*points[none].T, s=size, color="0.7", lw=0, rasterized=True)
     ax.scatter(
         *points[crossed].T,
-        s=1.4 * size + 4,
+        s=1.4 * size + 3,
         marker="x",
         color=VERMILLION,
-        lw=0.9,
-        alpha=0.8,
+        lw=0.8,
+        alpha=0.7,
         rasterized=True,
     )
 

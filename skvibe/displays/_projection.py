@@ -56,9 +56,59 @@ def project(features, projection, *, rows=None, others=None, random_state=0):
     return coordinates, placed, names
 
 
+class GroupMeans:
+    """The plane in which the means of groups of rows differ most.
+
+    Principal components of the means, not of the rows: whitened features spread alike
+    in all directions, and the principal components of rows would say little.
+
+    Parameters
+    ----------
+    groups : ndarray of int of shape (n_samples,)
+        Group of each row given to `fit_transform`.
+    """
+
+    axis_names = ("between class means 1", "between class means 2")
+
+    def __init__(self, groups):
+        self.groups = groups
+
+    def fit_transform(self, features):
+        """Find the plane and project the rows."""
+        means = np.array(
+            [
+                features[self.groups == group].mean(axis=0)
+                for group in np.unique(self.groups)
+            ]
+        )
+        self.centre_ = means.mean(axis=0)
+        self.axes_ = _directions(means - self.centre_, 2)
+        if len(self.axes_) < 2:
+            # Of one group or two: where the rows differ otherwise.
+            rest = features - features.mean(axis=0)
+            rest = rest - rest @ self.axes_.T @ self.axes_
+            others = _directions(rest, 2 - len(self.axes_))
+            self.axes_ = np.vstack([self.axes_, others])
+        return self.transform(features)
+
+    def transform(self, features):
+        """Project other points into the plane."""
+        points = (features - self.centre_) @ self.axes_.T
+        return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+
+
+def _directions(centred, limit):
+    """Principal directions of centred points, with their signs fixed."""
+    _, spread, axes = np.linalg.svd(centred, full_matrices=False)
+    axes = axes[:limit][spread[:limit] > 1e-9 * max(spread[0], 1e-300)]
+    largest = np.abs(axes).argmax(axis=1)
+    return axes * np.sign(axes[np.arange(len(axes)), largest])[:, None]
+
+
 def _reducer(projection, n_rows, random_state):
     if not isinstance(projection, str):
-        return projection, ("component 1", "component 2")
+        names = getattr(projection, "axis_names", ("component 1", "component 2"))
+        return projection, names
     if projection == "pca":
         reducer = PCA(2, random_state=random_state)
         return reducer, ("principal component 1", "principal component 2")

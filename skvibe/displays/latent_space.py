@@ -11,7 +11,7 @@ from skvibe.displays._points import (
     name_plane,
     sign,
 )
-from skvibe.displays._projection import project
+from skvibe.displays._projection import GroupMeans, project
 from skvibe.displays._style import (
     before_classifier,
     check_lengths,
@@ -33,6 +33,8 @@ class LatentSpaceDisplay:
     Small points are rows, in colour and shape of the label given to them; crosses are
     suspect rows. Stars are clean prototypes, which predict; diamonds are corrupted
     prototypes, which absorb what the attacker wrote, tied to the star of their class.
+    Prototypes are directions: they are drawn as far out as the rows of their class
+    reach on average.
 
     It is recommended to use `from_estimator` or `from_predictions`.
 
@@ -107,7 +109,7 @@ class LatentSpaceDisplay:
         X,
         y,
         *,
-        projection="pca",
+        projection="classes",
         threshold=0.5,
         max_points=5000,
         random_state=0,
@@ -124,10 +126,12 @@ class LatentSpaceDisplay:
             Rows, without NaN.
         y : array-like of shape (n_samples,)
             Labels given to them.
-        projection : {"pca", "umap"}, array of shape (n_samples, 2) or transformer, \
-default="pca"
-            How unit feature vectors come to the plane. "umap" needs umap-learn. With
-            given coordinates a prototype stands at the mean of its 5 nearest rows.
+        projection : {"classes", "pca", "umap"}, array of shape (n_samples, 2) or \
+transformer, default="classes"
+            How unit feature vectors come to the plane. "classes": the plane in which
+            the means of the classes, and that of the suspect rows, differ most.
+            "umap" needs umap-learn. With given coordinates a prototype stands at the
+            mean of its 5 nearest rows.
         threshold : float in [0, 1], default=0.5
             Rows whose poison score is at or above it are marked.
         max_points : int, default=5000
@@ -150,10 +154,11 @@ default="pca"
         inputs, y = before_classifier(estimator, X), np.asarray(y)
         suspect = classifier.poison_score(inputs, y) >= threshold
         rows = choose_rows(suspect, max_points, random_state)
-        features = classifier.transform(inputs)
-        prototypes = np.vstack(
-            [classifier.prototypes_, classifier.corrupted_prototypes_]
-        )
+        features = np.asarray(classifier.transform(inputs))
+        codes = np.searchsorted(classifier.classes_, y)
+        prototypes = _among_rows(classifier, features, codes, suspect)
+        if isinstance(projection, str) and projection == "classes":
+            projection = GroupMeans(np.where(suspect, -1, codes)[rows])
         points, others, names = project(
             features,
             projection,
@@ -325,6 +330,25 @@ default=None
         if self.corrupted_prototypes is not None:
             handles.append(sign("corrupted prototype", marker="D", **filled))
         return handles
+
+
+def _among_rows(classifier, features, codes, suspect):
+    """Clean and corrupted prototypes, shortened so that they lie among the rows.
+
+    A prototype is a direction, its length says nothing; many rows that share it by half
+    have a mean of half its length. Full length would squeeze the rows into a corner.
+    """
+    lengths = np.ones(len(classifier.classes_))
+    for code, prototype in enumerate(classifier.prototypes_):
+        own = features[(codes == code) & ~suspect]
+        if len(own):
+            lengths[code] = np.clip((own @ prototype).mean(), 0.05, 1.0)
+    return np.vstack(
+        [
+            lengths[:, None] * classifier.prototypes_,
+            lengths[:, None] * classifier.corrupted_prototypes_,
+        ]
+    )
 
 
 def _fit_in_legend(classes):

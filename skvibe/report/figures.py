@@ -4,9 +4,8 @@ import base64
 import io
 import warnings
 
-import numpy as np
-
-_WIDTH = 6.0
+# Narrow, so that its words are legible on a phone.
+_WIDTH = 4.8
 
 
 def draw_figures(audit):
@@ -39,7 +38,7 @@ def _scores(audit):
     from skvibe.displays import PoisonScoreDisplay
 
     n_drawn = min(len(audit.classes), 20)
-    figure, ax = _new_axes(max(4.4, 1.4 + 0.34 * n_drawn))
+    figure, ax = _new_axes(max(3.8, 1.4 + 0.34 * n_drawn))
     PoisonScoreDisplay.from_predictions(
         audit.given_labels,
         audit.poison_scores,
@@ -58,7 +57,7 @@ def _scores(audit):
 def _latent_space(audit):
     from skvibe.displays import LatentSpaceDisplay
 
-    figure, ax = _new_axes(4.4)
+    figure, ax = _new_axes(3.8)
     LatentSpaceDisplay.from_estimator(
         audit.estimator,
         audit._X,
@@ -68,7 +67,7 @@ def _latent_space(audit):
     )
     return (
         _address(figure),
-        "Rows and prototypes in the plane of the first two principal components",
+        "Rows and prototypes in the plane in which the classes differ most",
         "The latent space. Crosses: rows to which the classifier would give another "
         "label. Stars: clean prototypes. Diamonds: corrupted prototypes.",
     )
@@ -77,7 +76,7 @@ def _latent_space(audit):
 def _communities(audit, step):
     from skvibe.displays import CommunityDisplay
 
-    figure, ax = _new_axes(4.4)
+    figure, ax = _new_axes(3.8)
     CommunityDisplay.from_estimator(step, audit._X, ax=ax)
     return (
         _address(figure),
@@ -89,12 +88,9 @@ def _communities(audit, step):
 def _rule(audit):
     from skvibe.displays import PoisoningRuleDisplay
 
-    labels = np.where(
-        audit.removed_by == "", audit.clean_labels, audit.predicted_labels
-    )
-    figure, ax = _new_axes(4.4, layout="compressed")
+    figure, ax = _new_axes(3.8, layout="compressed")
     PoisoningRuleDisplay.from_predictions(
-        audit.given_labels, labels, classes=audit.classes, ax=ax
+        audit.given_labels, audit.clean_labels, classes=audit.classes, ax=ax
     )
     return (
         _address(figure),
@@ -107,7 +103,7 @@ def _rule(audit):
 def _progress(audit):
     from skvibe.displays import EMProgressDisplay
 
-    figure, axes = _new_axes(4.4, n_rows=2)
+    figure, axes = _new_axes(3.8, n_rows=2)
     EMProgressDisplay.from_estimator(audit.estimator, ax=axes)
     return (
         _address(figure),

@@ -22,6 +22,20 @@ def test_prototypes_and_suspects_are_drawn(fitted, assert_legible):
     assert_legible(display)
 
 
+def test_prototypes_lie_among_the_rows_of_their_class(fitted):
+    display = LatentSpaceDisplay.from_estimator(fitted.vibe, fitted.X, fitted.y)
+    means = np.array(
+        [
+            display.coordinates[(fitted.true == label) & ~display.suspect].mean(axis=0)
+            for label in "abc"
+        ]
+    )
+    apart = np.linalg.norm(display.prototypes[:, None] - means, axis=2)
+    assert apart.argmin(axis=1).tolist() == [0, 1, 2]
+    reach = np.linalg.norm(display.coordinates, axis=1).max()
+    assert np.linalg.norm(display.prototypes, axis=1).max() <= reach
+
+
 def test_given_coordinates(fitted):
     display = LatentSpaceDisplay.from_estimator(
         fitted.vibe, fitted.X, fitted.y, projection=fitted.X[:, :2]

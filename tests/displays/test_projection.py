@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA, TruncatedSVD
 
-from skvibe.displays._projection import project
+from skvibe.displays._projection import GroupMeans, project
 
 X = np.random.default_rng(0).normal(size=(60, 5))
 
@@ -98,3 +98,32 @@ def test_umap_repeats_itself_and_takes_few_rows(umap, n_rows):
     np.testing.assert_array_equal(first, second)
     assert np.isfinite(first).all()
     np.testing.assert_array_equal(state, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_the_plane_of_group_means_shows_what_principal_components_hide():
+    rng = np.random.default_rng(0)
+    groups = np.repeat([0, 1, 2], 200)
+    features = 3 * np.eye(3, 20)[groups] + rng.normal(size=(600, 20))
+    # Much spread that has nothing to do with the groups.
+    features[:, 10:12] *= 10
+    points, _, names = project(features, GroupMeans(groups))
+    assert names[0] == "between class means 1"
+    means = np.array([points[groups == group].mean(axis=0) for group in range(3)])
+    nearest = ((points[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
+    assert np.mean(nearest == groups) > 0.9
+
+
+@pytest.mark.parametrize("n_groups", [1, 2])
+def test_few_groups_leave_a_second_direction(n_groups):
+    features = np.random.default_rng(0).normal(size=(50, 6))
+    points, placed, _ = project(
+        features, GroupMeans(np.arange(50) % n_groups), others=features[:2]
+    )
+    assert points.shape == (50, 2)
+    assert (points.std(axis=0) > 0.1).all()
+    assert np.allclose(placed, points[:2])
+
+
+def test_equal_rows_have_one_point():
+    points, _, _ = project(np.ones((5, 3)), GroupMeans(np.zeros(5, dtype=int)))
+    assert np.array_equal(points, np.zeros((5, 2)))
