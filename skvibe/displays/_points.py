@@ -7,8 +7,10 @@ from skvibe.displays._style import VERMILLION, class_style, hide_scale
 # Narrower axes (inches) have their legend below.
 _NARROW = 3.6
 # Distances at which a name may stand from its place, in points.
-_REACH = (0.0, 9.0, 14.0, 20.0, 28.0, 38.0, 50.0, 64.0, 80.0)
-_DIRECTIONS = np.deg2rad([90, 270, 0, 180, 45, 135, 225, 315])
+_REACH = (9.0, 14.0, 20.0, 28.0, 38.0, 50.0, 64.0, 80.0, 100.0, 125.0, 150.0)
+_DIRECTIONS = np.deg2rad(
+    [90, 270, 0, 180, *range(45, 360, 90), *np.arange(22.5, 360, 45)]
+)
 
 
 def point_size(n_points):
@@ -211,14 +213,14 @@ def spread(anchors, sizes, frame, *, start=0.0):
         Offsets of the centres.
     """
     offsets, placed = np.zeros((len(anchors), 2)), np.empty((0, 4))
+    frame = np.asarray(frame)
     marks = _boxes(anchors, np.full((1, 2), 6.0))
     for i, (anchor, size) in enumerate(zip(anchors, sizes, strict=True)):
-        choices = _choices(size, start)
-        boxes = _boxes(anchor + choices, size + 1.0)
+        centres = anchor + _choices(size, start)
+        centres = np.clip(centres, frame[:2] + size / 2, frame[2:] - size / 2)
+        choices, boxes = centres - anchor, _boxes(centres, size + 1.0)
         others = marks if start else np.delete(marks, i, axis=0)
-        outside = np.maximum(frame[:2] - boxes[:, :2], 0).sum(axis=1)
-        outside += np.maximum(boxes[:, 2:] - frame[2:], 0).sum(axis=1)
-        cost = 1e4 * (_overlap(boxes, placed) + outside)
+        cost = 1e4 * _overlap(boxes, placed)
         cost += 3.0 * _overlap(boxes, others) + np.hypot(*choices.T)
         best = cost.argmin()
         offsets[i], placed = choices[best], np.vstack([placed, boxes[best]])
@@ -228,7 +230,7 @@ def spread(anchors, sizes, frame, *, start=0.0):
 def _choices(size, start):
     """Offsets round a place, the nearest first; wide names go farther sideways."""
     unit = np.column_stack([np.cos(_DIRECTIONS), np.sin(_DIRECTIONS)])
-    reach = np.array([r for r in _REACH if r >= start] if start else _REACH[1:])
+    reach = np.array([r for r in _REACH if r >= start])
     stretched = unit * (1 + np.array([max(size[0] - size[1], 0) / 2, 0]) / 9)
     choices = (reach[:, None, None] * stretched).reshape(-1, 2)
     return choices if start else np.vstack([[[0.0, 0.0]], choices])

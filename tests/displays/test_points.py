@@ -1,7 +1,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skvibe.displays import (
@@ -23,9 +23,10 @@ def overlaps(anchors, sizes, offsets):
     return np.argwhere(np.triu(both, 1))
 
 
+@settings(deadline=None)
 @given(
     places=st.lists(
-        st.tuples(st.floats(0, 400), st.floats(0, 300)), min_size=1, max_size=20
+        st.tuples(st.floats(0, 400), st.floats(0, 300)), min_size=1, max_size=12
     ),
     start=st.sampled_from([0.0, 9.0]),
 )
