@@ -22,6 +22,8 @@ _STYLE = {
     "trigger+vibe": ("#D55E00", "o"),
     "manifold+trigger+vibe": ("#D55E00", "D"),
 }
+# What is compared with the peers cell by cell, and what counts as a difference.
+_WHOLE, _MARGIN = "manifold+trigger+vibe", 0.005
 _HEADER = (
     f"{'method':27}{'ACC':>6}{'worst':>7}{'ASR':>8}{'worst':>7}{'control':>9}"
     f"{'AUROC':>7}{'recov.':>8}{'time':>8}{'cells':>7}"
@@ -85,6 +87,7 @@ def write(runs, records, methods, docs):
             for (group,), block in _by(attacked, "group").items()
         ),
         _harm([r for r in records if r["attack"] == "none"], methods),
+        _better_peers(attacked, methods),
         _sources(runs, records),
     ]
     page = docs / "defence_table.md"
@@ -237,6 +240,44 @@ def _harm(records, methods):
         "relabelled or unlearnt although nothing was poisoned.\n\n"
     )
     return text + _markdown(head, rows)
+
+
+def _better_peers(records, methods):
+    """Cells in which a peer keeps more triggers out than the whole pipeline."""
+    whole = {r["cell"]: r for r in records if r["method"] == _WHOLE}
+    if not whole:
+        return ""
+    text = (
+        "\n## Where a peer has the lower ASR\n\n"
+        f"Cells in which a peer's ASR is more than {_MARGIN} below that of "
+        f"{_title(methods[_WHOLE])}: how many; in how many of them the three steps are "
+        "within 0.05 of control all the same; and by how much the peer's ACC is higher "
+        "there (median; negative: it pays with accuracy).\n\n"
+    )
+    rows, cells = [], defaultdict(list)
+    for name, own in _by_method(records, methods):
+        if methods[name].own or name in ("none", "oracle"):
+            continue
+        ahead = [
+            record
+            for record in own
+            if record["cell"] in whole
+            and record["asr"] < whole[record["cell"]]["asr"] - _MARGIN
+        ]
+        for record in ahead:
+            cells[record["cell"]].append(methods[name].title)
+        ours = [whole[record["cell"]] for record in ahead]
+        held = sum(record["asr"] <= record["control"] + 0.05 for record in ours)
+        lost = [a["acc"] - b["acc"] for a, b in zip(ahead, ours, strict=True)]
+        loss = _number(float(np.median(lost)) if lost else np.nan)
+        rows.append(
+            [_title(methods[name]), f"{len(ahead)} of {len(own)}", str(held), loss]
+        )
+    text += _markdown(["peer", "cells", "three steps held", "ACC"], rows)
+    text += "\nThe cells, as data/attack/target/rate/seed:\n\n"
+    for cell, names in sorted(cells.items()):
+        text += f"- {cell.rsplit('/', 1)[0]}: {', '.join(names)}\n"
+    return text
 
 
 def _sources(runs, records):
