@@ -16,6 +16,8 @@ import numpy as np
 from scipy.linalg.lapack import dposv
 
 DAMPING = 1e-3
+# From the solution of a problem before this one undamped steps mostly overshoot.
+WARM_DAMPING = 8e-3
 MAX_DAMPING = 1e12
 MAX_REJECTED = 16
 PATIENCE = 20  # sweeps after which a start that made no headway is given up
@@ -108,7 +110,8 @@ class _Ascent:
     def run(self, init: np.ndarray | None) -> SemidualResult:
         try:
             point = self._start(init)
-            point = self._newton(point, self.tol, patience=PATIENCE)
+            damping = DAMPING if init is None else WARM_DAMPING
+            point = self._newton(point, self.tol, patience=PATIENCE, damping=damping)
             if point.error > self.tol:
                 point = self._along_path(point)
             while point.error > self.tol and self._is_improving():
@@ -168,9 +171,10 @@ class _Ascent:
         tol: float,
         sharpness: float = 1.0,
         patience: int | None = None,
+        damping: float = DAMPING,
     ) -> _Point:
         """Damped Newton steps until tol, or until they lead nowhere."""
-        damping, growth, rejected, spent = DAMPING, 2.0, 0, 0
+        growth, rejected, spent = 2.0, 0, 0
         first_error = point.error
         while point.error > tol:
             if patience and spent >= patience and point.error > 0.05 * first_error:

@@ -27,6 +27,9 @@ from skvibe.posteriors import (
 )
 from skvibe.transport import solve_transport, transport_rows
 
+# What has this many times as many columns as there are classes is large beside a
+# number a row and class.
+_ROOM = 16
 # POT's Sinkhorn needs thousands of sweeps for more.
 _POT_TOL = 1e-3
 
@@ -124,6 +127,7 @@ class EMState:
     label_changes: list = field(default_factory=list)
     order: torch.Tensor | None = None
     losses: list = field(default_factory=list)
+    given_cosines: torch.Tensor | None = None
 
     def interrupt(self):
         """Somebody ended the fit: whatever is known, it is not final."""
@@ -339,17 +343,21 @@ class VIBENet(NeuralNetClassifier):
             unit_rows(module.corrupted),
         )
         n_classes, table = len(prototypes), prototypes @ corrupted.T
-        both = prototypes
+        fixed = None
         if with_corrupted and self.corrupted_posterior == "full":
-            both = torch.cat([prototypes, corrupted])
+            fixed = self._fixed_cosines(corrupted)
+            if fixed is None:
+                prototypes = torch.cat([prototypes, corrupted])
         log_p = self._new_matrix(n_classes)
         for start in range(0, len(log_p), self.chunk_size):
             block = slice(start, start + self.chunk_size)
             rows = state.X[block]
             if isinstance(rows, np.ndarray):
                 rows = torch.from_numpy(np.array(rows)).to(state.given.device)
-            products = cosines_with(both, module.features(rows))
+            products = cosines_with(prototypes, module.features(rows))
             cosines, given_cosines = products[:, :n_classes], products[:, n_classes:]
+            if fixed is not None:
+                given_cosines = fixed[block]
             log_p[block] = clean_log_posterior(
                 cosines, module.log_prior(), module.kappa
             )
@@ -359,6 +367,18 @@ class VIBENet(NeuralNetClassifier):
                 )
         module.train(was_training)
         return log_p
+
+    def _fixed_cosines(self, corrupted):
+        """``v . eta`` of all rows where it never changes and takes little room."""
+        state, n_classes = self.em_, len(corrupted)
+        if self.module_.encoder is not None or (_ROOM * n_classes > state.X[0].numel()):
+            return None
+        if state.given_cosines is None:
+            state.given_cosines = self._new_matrix(n_classes)
+            for start in range(0, len(state.X), self.chunk_size):
+                block = slice(start, start + self.chunk_size)
+                state.given_cosines[block] = cosines_with(corrupted, state.X[block])
+        return state.given_cosines
 
     def _new_matrix(self, n_classes):
         """Room for a number a row and class, stored as the E-step reads it fastest."""
