@@ -97,7 +97,8 @@ def audit(
     check_real("threshold", threshold, 0, 1)
     X = check_array(X)
     y = _check_rows(len(X), y, text, images)
-    _Stages(enabled=verbose > 0).begin("filters and classifier")
+    stages = _Stages(enabled=verbose > 0)
+    stages.begin("filters and classifier")
     if estimator is None:
         fitted = default_pipeline(random_state=random_state, verbose=verbose)
     else:
@@ -105,6 +106,7 @@ def audit(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fitted.fit(X, y)
+    stages.end()
     for entry in caught:
         warnings.warn_explicit(
             entry.message, entry.category, entry.filename, entry.lineno
@@ -280,7 +282,7 @@ class Audit:
         )
         stages.begin("what suspect rows have in common")
         self.groups = find_groups(self, text, X, feature_names)
-        stages.begin("done")
+        stages.end()
 
     # -- the table ---------------------------------------------------------------
 
@@ -517,11 +519,19 @@ class _Stages:
 
     def __init__(self, enabled):
         self.enabled = enabled
-        self._start = time.monotonic()
+        self._stage = None
 
     def begin(self, stage):
-        spent = time.monotonic() - self._start
-        tell("audit", f"{stage}  ({spent:.1f} s)", self.enabled, level=logging.INFO)
+        self.end()
+        self._stage, self._start = stage, time.monotonic()
+        tell("audit", stage, self.enabled, level=logging.INFO)
+
+    def end(self):
+        if self._stage is not None:
+            spent = time.monotonic() - self._start
+            text = f"{self._stage}: done  ({spent:.1f} s)"
+            tell("audit", text, self.enabled, level=logging.INFO)
+        self._stage = None
 
 
 def _check_rows(n_rows, y, text, images):

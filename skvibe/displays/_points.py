@@ -125,7 +125,8 @@ def width_inches(ax):
     """Width of the place that the axes have in their figure."""
     place = ax.get_subplotspec()
     box = ax.get_position() if place is None else place.get_position(ax.figure)
-    return box.width * ax.figure.get_figwidth()
+    # Also of a figure within a figure.
+    return box.width * ax.figure.bbox.width / ax.figure.dpi
 
 
 def name_places(ax, places, names, *, start=0.0, fontsize="small"):
@@ -164,7 +165,7 @@ def name_places(ax, places, names, *, start=0.0, fontsize="small"):
         )
         for name, place in zip(names, places, strict=True)
     ]
-    ax.figure.draw_without_rendering()
+    ax.figure.figure.draw_without_rendering()
     points = 72 / ax.figure.dpi
     anchors = points * ax.transData.transform(np.asarray(places, dtype=float))
     boxes = [text.get_window_extent() for text in texts]

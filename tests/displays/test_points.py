@@ -94,6 +94,16 @@ def test_on_the_width_of_a_phone(kind, assert_legible):
     assert box.height > 0.3 * 340
 
 
+@pytest.mark.parametrize("kind", ["latent", "communities", "rule", "accuracy"])
+def test_in_a_figure_within_a_figure(kind, assert_legible):
+    figure = plt.figure(figsize=(12, 9), layout="constrained")
+    upper, _ = figure.subfigures(2, 1)
+    display = draw_all(upper.subplots(1, 2)[0], kind)
+    assert display.figure_ is upper
+    display.figure_ = figure
+    assert_legible(display)
+
+
 def test_legend_beside_wide_axes_and_below_narrow_ones():
     for width, beside in ((6.4, True), (3.4, False)):
         figure, ax = plt.subplots(figsize=(width, 4), layout="constrained")
