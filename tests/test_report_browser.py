@@ -252,6 +252,25 @@ def test_nothing_is_cut_at_any_width(opened, size):
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def test_words_that_suspect_rows_share_are_marked(driver, tmp_path):
+    X, y = _rows(600)
+    true = np.array(["one", "two", "three"])[np.arange(600) % 3]
+    text = [
+        "a Qzx <b>row</b>" if a != b else "a row" for a, b in zip(y, true, strict=True)
+    ]
+    vibe = VIBEClassifier(max_iter=100, random_state=0).fit(X, y)
+    path = tmp_path / "marked.html"
+    Audit(vibe, X, y, text=text).to_html(path, figures=False)
+    driver.get(path.as_uri())
+    marks = driver.execute_script(
+        "return [...document.querySelectorAll('td[data-name=Content] mark')]"
+        ".map((mark) => mark.innerText)"
+    )
+    assert set(marks) >= {"Qzx"}
+    assert "a Qzx <b>row</b>" in _column(driver, "Content")
+    assert [e for e in driver.get_log("browser") if e["level"] != "INFO"] == []
+
+
 @pytest.mark.slow
 def test_hundred_thousand_rows(driver, tmp_path):
     X, y = _rows(100_000)

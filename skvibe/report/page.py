@@ -159,6 +159,7 @@ def suspect_data(audit, *, budget=_ROW_BUDGET):
     }
     if audit._text is not None:
         data["text"] = [media.text(i) for i in rows.tolist()]
+        data["words"] = sorted({word for g in audit.groups for word, _, _ in g.words})
         data["neighbours"]["text"] = [media.text(i) for i in neighbours.tolist()]
     if audit._images is not None:
         data["images"] = media.images

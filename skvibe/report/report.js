@@ -74,6 +74,19 @@
   }
 
   // -- drawing -------------------------------------------------------------------
+  // Words that suspect rows share are marked where they stand.
+  const marks = new Set(data.words), token = /[\p{L}\p{N}_]+|\S/gu;
+  function marked(text) {
+    const parts = new DocumentFragment();
+    let done = 0;
+    for (const found of marks.size ? text.matchAll(token) : []) {
+      if (!marks.has(found[0].toLowerCase())) continue;
+      parts.append(text.slice(done, found.index), element("mark", found[0]));
+      done = found.index + found[0].length;
+    }
+    parts.append(text.slice(done));
+    return parts;
+  }
   function content(cell, thumb, text) {
     if (thumb !== undefined && thumb >= 0) {
       const image = element("img", undefined, "thumb");
@@ -82,7 +95,8 @@
       cell.append(image);
     }
     if (text) {
-      const paragraph = element("span", text, "text");
+      const paragraph = element("span", undefined, "text");
+      paragraph.append(marked(text));
       paragraph.title = "Click for the whole text";
       paragraph.addEventListener("click", () => paragraph.classList.toggle("open"));
       cell.append(paragraph);
