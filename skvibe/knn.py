@@ -23,6 +23,12 @@ _CHUNK_ELEMENTS = 2**22
 _GROUP = 16
 # Candidates kept beyond n_neighbors, so that most ties are decided among them.
 _EXTRA = 8
+# Rows that the centre of all is taken from.
+_CENTRE_ROWS = 4096
+# Rows this many spreads away are searched for neighbours of theirs by another scale.
+_FAR = 1024.0
+# Squares of longer vectors leave the range of float32.
+_LARGEST_NORM = 1e18
 # Differences of squared distances below this share of the squared norm are ties.
 _TIE = 2.0**-40
 
@@ -193,28 +199,6 @@ def _without_self(neighbors, n_neighbors):
 
 
 def _exact(X, query, n_neighbors, metric, n_jobs, verbose):
-    base, points = _prepare(X, query, metric)
-    norms = np.einsum("ij,ij->i", base, base, dtype=np.float64)
-    # The product with this gives x.y - |y|^2 / 2: the larger, the nearer.
-    columns = np.column_stack([base, (-0.5 * norms).astype(np.float32)]).T
-    norms = np.sqrt(norms)
-    step = max(1, min(len(points), _CHUNK_ELEMENTS // len(base)))
-    chunks = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
-        delayed(_search_chunk)(base, columns, norms, points[rows], start, n_neighbors)
-        for rows in _batches(len(points), step)
-        for start in [None if query is not None else rows.start]
-    )
-    progress = Progress("neighbours", len(points), enabled=verbose > 0, every=2.0)
-    found, n_found = [], 0
-    for chunk in chunks:
-        found.append(chunk)
-        n_found += len(chunk)
-        progress.update(n_found)
-    return np.concatenate(found)
-
-
-def _prepare(X, query, metric):
-    """Features as float32, centred and scaled: neither changes who is near whom."""
     parts = [X] if query is None else [X, np.asarray(query)]
     parts = [np.array(part, dtype=np.float64) for part in parts]
     if metric == "cosine":
@@ -222,25 +206,90 @@ def _prepare(X, query, metric):
             # By the largest entry first, so that the squares cannot overflow.
             part /= _nonzero(np.abs(part).max(axis=1, keepdims=True))
             part /= _nonzero(np.linalg.norm(part, axis=1, keepdims=True))
+    scaled, far = _scale_by_most(parts)
+    own = np.arange(len(X)) if query is None else None
+    progress = Progress("neighbours", len(scaled[-1]), enabled=verbose > 0, every=2.0)
+    found = _search(scaled[0], scaled[-1], own, n_neighbors, n_jobs, progress)
+    if far[-1].any():
+        # Rows far off, or even moved nearer to the others: once more, by their scale.
+        scaled = _scale_by_largest(parts)
+        own = None if own is None else own[far[-1]]
+        found[far[-1]] = _search(
+            scaled[0], scaled[-1][far[-1]], own, n_neighbors, n_jobs
+        )
+    return found
+
+
+def _search(base, points, own, n_neighbors, n_jobs, progress=None):
+    norms = np.einsum("ij,ij->i", base, base, dtype=np.float64)
+    # The product with this gives x.y - |y|^2 / 2: the larger, the nearer.
+    columns = np.column_stack([base, (-0.5 * norms).astype(np.float32)]).T
+    norms = np.sqrt(norms)
+    step = max(1, min(len(points), _CHUNK_ELEMENTS // len(base)))
+    chunks = Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")(
+        delayed(_search_chunk)(
+            base,
+            columns,
+            norms,
+            points[rows],
+            None if own is None else own[rows],
+            n_neighbors,
+        )
+        for rows in _batches(len(points), step)
+    )
+    found, n_found = [], 0
+    for chunk in chunks:
+        found.append(chunk)
+        n_found += len(chunk)
+        if progress is not None:
+            progress.update(n_found)
+    return np.concatenate(found)
+
+
+def _scale_by_most(parts):
+    """Features as float32, by the centre and spread of most rows, and who is far off.
+
+    Neither changes who is near whom. A few rows far off all others, such as one of
+    unnormalised numbers, cost the others nothing of their precision; where they are
+    too far for float32 they are moved nearer, and stay farther than all others.
+    """
+    X = parts[0]
+    centre = np.median(X[:: -(-len(X) // _CENTRE_ROWS)], axis=0)
+    with np.errstate(over="ignore"):
+        spreads = np.abs(X - centre).max(axis=1)
+        apart = spreads[(spreads > 0) & np.isfinite(spreads)]
+        scale, centre = _powers_of_two(np.median(apart) if len(apart) else 0.0, centre)
+        parts = [(part - centre) / scale for part in parts]
+    limit = _LARGEST_NORM / np.sqrt(X.shape[1])
+    far = [(np.abs(part) > min(_FAR, limit)).any(axis=1) for part in parts]
+    return [part.clip(-limit, limit).astype(np.float32) for part in parts], far
+
+
+def _scale_by_largest(parts):
+    """Features as float32, by the largest number there is."""
+    largest = max(np.abs(part).max() for part in parts)
+    parts = [part / 2.0 ** np.ceil(np.log2(largest)) for part in parts]
     centre = parts[0].mean(axis=0)
-    spread = max(np.abs(part - centre).max(initial=0.0) for part in parts)
-    # Powers of two, so that small integers and their ties survive the rounding.
+    spread = max(np.abs(part - centre).max() for part in parts)
+    scale, centre = _powers_of_two(spread, centre)
+    return [((part - centre) / scale).astype(np.float32) for part in parts]
+
+
+def _powers_of_two(spread, centre):
+    """Scale and centre rounded, so that small integers and their ties survive."""
     scale = 2.0 ** np.ceil(np.log2(spread)) if spread > 0 else 1.0
-    centre = np.rint(centre / scale * 64.0) * (scale / 64.0)
-    parts = [((part - centre) / scale).astype(np.float32) for part in parts]
-    return parts[0], parts[-1]
+    return scale, np.rint(centre / scale * 64.0) * (scale / 64.0)
 
 
 def _nonzero(norms):
     return np.where(norms > 0, norms, 1.0)
 
 
-def _search_chunk(base, columns, norms, points, start, n_neighbors):
+def _search_chunk(base, columns, norms, points, own, n_neighbors):
     scores = np.column_stack([points, np.ones(len(points), np.float32)]) @ columns
-    if start is not None:
-        own = np.arange(len(points))
-        scores[own, start + own] = -np.inf
-    wanted = min(n_neighbors + _EXTRA, len(base) - (start is not None))
+    if own is not None:
+        scores[np.arange(len(points)), own] = -np.inf
+    wanted = min(n_neighbors + _EXTRA, len(base) - (own is not None))
     best, values = _largest(scores, wanted)
     if wanted == n_neighbors:
         return best
@@ -265,7 +314,7 @@ def _search_chunk(base, columns, norms, points, start, n_neighbors):
                 points[wide],
                 grid[wide],
                 n_neighbors,
-                None if start is None else start + wide,
+                None if own is None else own[wide],
             )
     return best[:, :n_neighbors]
 

@@ -102,6 +102,23 @@ def test_chunks_and_threads_do_not_change_the_result(rng, monkeypatch):
     np.testing.assert_array_equal(find_neighbors(X, 10, n_jobs=2), expected)
 
 
+@pytest.mark.parametrize("n_far", [1, 40])
+@pytest.mark.parametrize("size", [1e4, 1e15, 1e30, 1e150, 1e300])
+def test_rows_far_off_cost_the_others_no_precision(rng, n_far, size):
+    X, far = rng.standard_normal((900, 12)), 1.0 + rng.random((n_far, 12))
+    together = np.vstack([X, size * far])
+    near = find_neighbors(X, 10)
+    found = find_neighbors(together, 10)
+    np.testing.assert_array_equal(found[:900], near)
+    if n_far > 10:
+        # All ordinary rows are in one place, seen from there, and farther than theirs.
+        np.testing.assert_array_equal(found[900:], 900 + find_neighbors(far, 10))
+    as_query = find_neighbors(together, 10, query=X + 1e-9)
+    np.testing.assert_array_equal(as_query[:, 1:], near[:, :9])
+    as_query = find_neighbors(together, 1, query=size * far)
+    np.testing.assert_array_equal(as_query[:, 0], 900 + np.arange(n_far))
+
+
 def test_input_is_not_changed(rng):
     X = rng.standard_normal((50, 4)).astype(np.float32)
     X.setflags(write=False)
