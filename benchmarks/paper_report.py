@@ -41,7 +41,9 @@ has 0.1 million weights, pretraining takes seconds. Triggers are made to fit (se
 FTrojan and CTRL write into the one grey channel, LC and SIG poison half the target
 class, and VGG-11 is an eighth as wide and sees every pixel enlarged. The seed draws the
 poison, the encoder's start and the order of the images; where several were run, a cell
-is their mean and, in brackets, the lowest and the highest.
+is their mean and, in brackets, the lowest and the highest. Rows with a star were made
+by an earlier version of this library, with the filter on features as they are, not on
+their directions; the command makes them anew.
 """
 
 
@@ -131,7 +133,7 @@ def _training_row(row, seeds, paper):
         if metric == "ASR":
             figures.append(_percent(seeds, "control"))
         figures.append(paper.get((row.table, row.setting, metric), ""))
-    return _cells(row.table, row.setting, *figures, _removed(seeds))
+    return _cells(row.table, _setting(row, seeds), *figures, _removed(seeds))
 
 
 def _removed(seeds):
@@ -149,7 +151,13 @@ def _detection_row(row, seeds, paper):
     for metric in row.metrics:
         figures.append(_spread(seeds, metric, ".2f"))
         figures.append(paper.get((row.table, row.setting, metric), ""))
-    return _cells(row.table, row.setting, *figures)
+    return _cells(row.table, _setting(row, seeds), *figures)
+
+
+def _setting(row, seeds):
+    """What the row shows, with a star if an earlier version made a part of it."""
+    earlier = any(line.get("earlier") for lines in seeds for line in lines)
+    return row.setting + " \\*" * earlier
 
 
 def _percent(seeds, metric):

@@ -294,7 +294,7 @@ def run_all(args):
     done = {
         (line["run"], line["seed"])
         for line in read_lines(file)
-        if Scale(**line["scale"]) == scale
+        if Scale(**line["scale"]) == scale and not line.get("earlier")
     }
     bench = Bench(scale, args.seed, args.work, args.device)
     deadline = time.monotonic() + 60 * args.minutes
