@@ -56,7 +56,10 @@ class TransportResult:
     converged : bool
         Whether ``error <= tol``.
     n_iter : int
-        Passes made over the rows.
+        Iterations of the solver. Near the solution "torch" visits a part of the rows
+        only, those whose class the potentials could still change.
+    n_passes : int
+        Iterations of "torch", and the final one, that visited every row.
     value : float
         Optimum per row, in units of ``log_p``: the dual objective
         ``(mean_i logsumexp_k(lam log_p_ik + g_k) - <g, prior>) / lam``, at the solution
@@ -69,6 +72,7 @@ class TransportResult:
     error: float
     converged: bool
     n_iter: int
+    n_passes: int
     value: float
 
 
@@ -104,7 +108,7 @@ def solve_transport(
         L1 error of the column sums to reach. None means ``min(1e-6, 0.1 / N)``: less
         than a tenth of a row changes hands.
     max_iter : int, default=None
-        Passes over the rows allowed. None means 1,000 for ``solver="torch"`` and
+        Iterations allowed. None means 1,000 for ``solver="torch"`` and
         10,000 for ``solver="pot"``.
     solver : {"torch", "pot"}, default="torch"
         "torch" is the damped Newton method of this package; "pot" runs POT's
@@ -118,7 +122,7 @@ def solve_transport(
     Returns
     -------
     TransportResult
-        Labels, plan, potentials, error, converged, n_iter and value.
+        Labels, plan, potentials, error, converged, n_iter, n_passes and value.
 
     Raises
     ------
@@ -206,6 +210,7 @@ def solve_transport(
         error=error,
         converged=converged,
         n_iter=n_iter,
+        n_passes=sweep.n_passes,
         value=float(sums.value - potentials @ prior) / lam,
     )
 
