@@ -132,11 +132,11 @@ def shared_displacement(
     for code in classes:
         rows = np.flatnonzero((labels == code) & ~trusted)
         total, squares = space.sums(features, rows, means[code])
-        n = len(rows)
-        shared = (total @ total - squares) / (n * (n - 1))
+        n, length = len(rows), float(total @ total)
+        shared = (length - squares.sum()) / (n * (n - 1))
         # Doubted rows scatter more than those that the space was made of, and the mean
         # that they are centred by is not exact either.
-        spread = max(squares / n - shared, space.size)
+        spread = max(squares.mean() - shared, space.size)
         squared = shared - spread / counts[code]
         found.agreement[code] = np.sign(squared) * np.sqrt(abs(squared))
         chance = _CHANCE * space.noise * (spread / space.size) / n
@@ -144,13 +144,16 @@ def shared_displacement(
         if not found.suspicious[code]:
             continue
         own = np.flatnonzero((labels == code) & trusted)
-        along = space.along(features, own, means[code], total)
+        along = space.inner_products(features, own, means[code], total)
+        along /= np.sqrt(length)
         middle = np.median(along)
         scale = 1.4826 * np.median(np.abs(along - middle))
         scale = max(scale, np.finfo(float).tiny)
         found.projections[own] = (along - middle) / scale
-        alone = space.along(features, rows, means[code], total, left_out=True)
-        found.projections[rows] = (alone - middle) / scale
+        # Each doubted row on the sum of the others.
+        inner = space.inner_products(features, rows, means[code], total)
+        others = np.sqrt(np.maximum(length - 2 * inner + squares, 1e-300))
+        found.projections[rows] = ((inner - squares) / others - middle) / scale
     return found
 
 
@@ -165,31 +168,30 @@ class _Space:
     size: float  # expected squared length of a trusted row
     noise: float  # standard deviation of the inner product of two, times sqrt(2)
 
-    def __call__(self, rows):
+    def whiten(self, rows):
         shrunk = (rows @ self.directions.T) * self.factors
-        rows = (rows + shrunk @ self.directions) * self.outside
-        return rows - (rows @ self.between.T) @ self.between
-
-    def blocks(self, features, rows, mean):
-        for start in range(0, len(rows), _BLOCK):
-            yield self(features(rows[start : start + _BLOCK]) - mean)
+        return (rows + shrunk @ self.directions) * self.outside
 
     def sums(self, features, rows, mean):
-        """Sum of the rows, and of their squared lengths."""
-        total, squares = np.zeros(len(mean)), 0.0
-        for block in self.blocks(features, rows, mean):
-            total += block.sum(axis=0)
-            squares += float((block * block).sum())
+        """Sum of the rows in this space, and the squared length of each."""
+        total, squares = np.zeros(len(mean)), np.empty(len(rows))
+        for start in range(0, len(rows), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            inside = self.whiten(features(rows[block]) - mean)
+            inside -= (inside @ self.between.T) @ self.between
+            total += inside.sum(axis=0)
+            squares[block] = (inside * inside).sum(axis=1)
         return total, squares
 
-    def along(self, features, rows, mean, total, left_out=False):
-        """Projection of rows on a sum of rows, each left out of it if asked for."""
-        parts = [np.zeros(0)]
-        for block in self.blocks(features, rows, mean):
-            others = total - block if left_out else total[None]
-            lengths = np.linalg.norm(others, axis=1)
-            parts.append((block * others).sum(axis=1) / np.maximum(lengths, 1e-300))
-        return np.concatenate(parts)
+    def inner_products(self, features, rows, mean, total):
+        """Inner product of each row with a sum of rows of this space."""
+        # The whitening is symmetric: it may be applied to the sum instead.
+        direction = self.whiten(total)
+        out = np.empty(len(rows))
+        for start in range(0, len(rows), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            out[block] = (features(rows[block]) - mean) @ direction
+        return out
 
 
 def _class_means(features, labels, rows, n_classes):
@@ -225,7 +227,7 @@ def _within_class_space(rows, means, labels, counts):
     )
     known = counts > 0
     centre = means[known].mean(axis=0)
-    whitened = space(means[known] - centre)
+    whitened = space.whiten(means[known] - centre)
     _, lengths, between = np.linalg.svd(whitened, full_matrices=False)
     space.between = between[lengths > 1e-8 * max(lengths[0], 1e-300)]
     taken_out = float(((space.between @ directions.T) ** 2 @ kept).sum())
