@@ -8,6 +8,8 @@ import torch
 
 # Fewer columns are multiplied faster by the BLAS library.
 _ONEDNN_FROM = 8
+# Numbers copied into oneDNN's own storage at a time.
+_COPIED = 1 << 19
 
 
 def product_with(one, other, out=None):
@@ -34,5 +36,18 @@ def product_with(one, other, out=None):
     )
     if not narrow or wants_grad:
         return torch.matmul(one, other.T, out=out)
-    product = torch.nn.functional.linear(one.to_mkldnn(), other.to_mkldnn())
-    return product.to_dense() if out is None else out.copy_(product.to_dense())
+    n_rows = max(1, _COPIED // one.shape[1])
+    if out is None and max(len(one), len(other)) <= n_rows:
+        return _product(one, other)
+    if out is None:
+        out = one.new_empty((len(one), len(other)))
+    for at, few in zip(out.split(n_rows), one.split(n_rows), strict=True):
+        for part, rows in zip(
+            at.split(n_rows, dim=1), other.split(n_rows), strict=True
+        ):
+            part.copy_(_product(few, rows))
+    return out
+
+
+def _product(one, other):
+    return torch.nn.functional.linear(one.to_mkldnn(), other.to_mkldnn()).to_dense()

@@ -87,10 +87,9 @@ def cosines_with(vectors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     >>> cosines_with(torch.eye(2), torch.tensor([[0.6, 0.8]]))
     tensor([[0.6000, 0.8000]])
     """
-    few = len(vectors) < 2 * CLASS_MAJOR_BELOW
-    one, other = (vectors, rows) if few else (rows, vectors)
-    product = product_with(one, other)
-    return product.T if few else product
+    if len(vectors) < 2 * CLASS_MAJOR_BELOW:
+        return product_with(vectors, rows).T
+    return product_with(rows, vectors)
 
 
 def clean_log_posterior(
