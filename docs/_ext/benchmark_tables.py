@@ -53,6 +53,43 @@ def transport(found):
         ]
 
 
+def drift(found):
+    """Iterations (whole passes) from zero and from the last solution."""
+    moves = list(found["drift"][0]["warm"])
+    yield ["problem", "from zero", *(f"after {float(move):.0%}" for move in moves)]
+    for line in found["drift"]:
+        warm = (line["warm"][move] for move in moves)
+        yield [
+            f"{line['kind']}, {line['N']:,} x {line['K']}",
+            f"{line['cold']} ({line['cold whole passes']})",
+            *(f"{cell['passes']} ({cell['whole passes']})" for cell in warm),
+        ]
+
+
+def posteriors(found):
+    """The full corrupted posterior against the approximate one."""
+    found = found["posteriors"]
+    yield ["full over approximate posterior, processor time", "ratio"]
+    size = f"{found['n_rows']:,} rows, {found['n_classes']} classes"
+    yield [f"log-probabilities alone, {size}", f"{found['log_p_ratio']:.2f}"]
+    yield [f"E-step, {size}", f"{found['e_step_ratio']:.2f}"]
+
+
+def memory(found):
+    """Peak memory as a share of its bar."""
+    yield ["rows", "classes", "features", "posterior, labels", "E-step", "fit"]
+    for line in found["cases"]:
+        yield [
+            f"{line['N']:,}",
+            f"{line['K']:,}",
+            f"{line['d']:,}",
+            f"{line['posterior']}, {line['pseudo_labels']}",
+            f"{line['e_step_bytes'] / line['matrix_bytes']:.2f} matrices "
+            f"({line['e_step_share_of_bar']:.2f})",
+            f"{line['fit_bytes'] / 1e6:.0f} MB ({line['fit_share_of_bar']:.2f})",
+        ]
+
+
 def _times(value, line):
     if value is None:
         return ""
@@ -176,6 +213,9 @@ def _number(value):
 TABLES = {
     "fit": ("fit.json", fit),
     "transport": ("transport.json", transport),
+    "drift": ("transport.json", drift),
+    "posteriors": ("fit.json", posteriors),
+    "memory": ("memory.json", memory),
     "neighbours": ("graph.json", neighbours),
     "trigger-cost": ("trigger_filter_cost.json", trigger_cost),
     "classifier-alone": ("classifier_alone.json", alone),
@@ -211,7 +251,9 @@ class Benchmark(SphinxDirective):
         head, *rows = make(found)
         lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
         lines.insert(1, "|" + "---|" * len(head))
-        lines += ["", _source(file, found.get("run") or found["stamp"])]
+        # A part measured anew has a stamp of its own.
+        stamp = found.get(f"{self.arguments[0]} run") or found.get("run")
+        lines += ["", _source(file, stamp or found["stamp"])]
         return self.parse_text_to_nodes("\n".join(lines))
 
 
