@@ -44,6 +44,9 @@ def main():
         print(json.dumps(measure_here(*json.loads(options.one))))
         return
     results = {"run": stamp(), "cases": []}
+    name = "memory_quick.json" if options.quick else "memory.json"
+    path = ROOT / "benchmarks/results" / name
+    path.parent.mkdir(exist_ok=True)
     for case in QUICK_CASES if options.quick else CASES:
         record = measure(*case)
         results["cases"].append(record)
@@ -54,10 +57,7 @@ def main():
             f"{record['fit_share_of_bar']:.2f}",
             flush=True,
         )
-    name = "memory_quick.json" if options.quick else "memory.json"
-    path = ROOT / "benchmarks/results" / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+        path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"{describe(results['run'])}\nwrote {path.relative_to(ROOT)}")
 
 
