@@ -87,6 +87,7 @@ def write(runs, records, methods, docs):
             for (group,), block in _by(attacked, "group").items()
         ),
         _harm([r for r in records if r["attack"] == "none"], methods),
+        _against_clean(attacked, methods),
         _better_peers(attacked, methods),
         _sources(runs, records),
     ]
@@ -240,6 +241,37 @@ def _harm(records, methods):
         "relabelled or unlearnt although nothing was poisoned.\n\n"
     )
     return text + _markdown(head, rows)
+
+
+def _against_clean(records, methods):
+    """The whole pipeline and VIBE alone beside the clean oracle, cell by cell."""
+    oracle = {r["cell"]: r for r in records if r["method"] == "oracle"}
+    text = (
+        "\n## Beside the clean oracle\n\n"
+        "ASR less the control and ACC less the oracle's, in each cell: the median, the "
+        "least favourable, and the number of cells beyond a margin.\n\n"
+    )
+    head = ["method, data, rate", "cells", "ASR", "worst", "> 0.05", "> 0.10"]
+    head += ["ACC", "worst", "< -0.015", "AUROC >= 0.97"]
+    rows = []
+    for name in ("vibe", _WHOLE):
+        own = [r for r in records if r["method"] == name and r["cell"] in oracle]
+        for (data, rate), block in _by(own, "data", "rate").items():
+            asr = np.array([r["asr"] - r["control"] for r in block])
+            acc = np.array([r["acc"] - oracle[r["cell"]]["acc"] for r in block])
+            auroc = np.array(_known(block, "auroc"))
+            rows.append(
+                [
+                    f"{_title(methods[name])}, {data}, {rate:.1%}",
+                    str(len(block)),
+                    *(_number(float(value)) for value in (np.median(asr), asr.max())),
+                    *(str(np.count_nonzero(asr > margin)) for margin in (0.05, 0.1)),
+                    *(_number(float(value)) for value in (np.median(acc), acc.min())),
+                    str(np.count_nonzero(acc < -0.015)),
+                    str(np.count_nonzero(auroc >= 0.97)),
+                ]
+            )
+    return text + _markdown(head, rows) if rows else ""
 
 
 def _better_peers(records, methods):
