@@ -377,7 +377,8 @@ class VIBENet(NeuralNetClassifier):
             state.given_cosines = self._new_matrix(n_classes)
             for start in range(0, len(state.X), self.chunk_size):
                 block = slice(start, start + self.chunk_size)
-                state.given_cosines[block] = cosines_with(corrupted, state.X[block])
+                rows = self.module_.features(torch.as_tensor(state.X[block]))
+                state.given_cosines[block] = cosines_with(corrupted, rows)
         return state.given_cosines
 
     def _new_matrix(self, n_classes):

@@ -63,15 +63,16 @@ class Whitening:
             Of the same dtype, unit length; a row equal to the mean stays zero.
         """
         out = torch.empty_like(features) if out is None else out
-        there, back = self.directions.T * (self.scales - 1), self.directions
-        if 2 * len(self.directions) > features.shape[1]:
-            there, back = there @ back, None  # one product a row instead of two
+        there = self.directions.T * (self.scales - 1)
+        at_once = 2 * len(self.directions) > features.shape[1]
+        if at_once:  # one product a row instead of two
+            there = there @ self.directions
         for start in range(0, len(features), _BLOCK):
             block = slice(start, start + _BLOCK)
             centred = features[block].double() - self.mean
             change = centred @ there
-            if back is not None:
-                change = change @ back
+            if not at_once:
+                change = change @ self.directions
             out[block] = unit_rows(centred.add_(change)).to(out.dtype)
         return out
 
