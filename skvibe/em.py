@@ -401,7 +401,8 @@ class VIBENet(NeuralNetClassifier):
         log_p = self.log_joint(with_corrupted=True)
         result = self._solve(log_p)
         # It may be begun a second time, after an interruption.
-        vars(self).pop("_progress", None)
+        if hasattr(self, "_progress"):
+            del self._progress
         return self._responsibilities(log_p, result.potentials).cpu().numpy()
 
     # -- likelihoods -------------------------------------------------------------
