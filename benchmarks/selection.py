@@ -93,8 +93,11 @@ def summary(lines):
             f"{name:26s} {np.nanmean(rho):8.2f} {regret.mean():7.3f} "
             f"{good.sum():5d} of {curable.sum():2d} {under.sum():6d} of {len(rows)}"
         )
-    regret = [max(line["truth"][:-1]) - line["truth"][-1] for line in lines]
-    print(f"defaults, no search: mean regret {np.mean(regret):.3f}")
+    regret = np.array([max(line["truth"][:-1]) - line["truth"][-1] for line in lines])
+    print(
+        f"defaults, no search: mean regret {regret.mean():.3f}, within .05 in "
+        f"{np.count_nonzero(regret <= 0.05)} of {len(lines)}"
+    )
 
 
 def main():
