@@ -120,18 +120,19 @@ def fit_trials(vibe, inputs, given, trials, device):
         if best is not None and not _is_worth_trying(setting, best, agreed):
             continue
         checkpoint.warned = warned
-        vibe.kappa_, vibe.nu_ = float(setting.kappa), float(setting.nu)
-        if encoded is None:
-            features = unit_training_rows(vibe, inputs, device)
-        else:
-            features = encoded.clone()
-        whiten_in_place(vibe, features, setting.whitening)
-        whole = _fit_one(vibe, inputs, features, given, checkpoint, setting.prior)
-        del features
+        try:
+            if encoded is None:
+                features = unit_training_rows(vibe, inputs, device)
+            else:
+                features = encoded.clone()
+            whole = _fit_setting(vibe, inputs, features, given, checkpoint, setting)
+        except KeyboardInterrupt:
+            if best is None:
+                raise
+            # An earlier setting is there: what this one left is overwritten by it.
+            whole = False
+            break
         warned = checkpoint.warned
-        vibe.relabelling_gain_ = 0.0
-        if whole:
-            whole = _judge(vibe, inputs, given, checkpoint.seeds[0])
         agreed = best is not None and _agree(vibe, best, given)
         # An interrupted setting is all there is, or it is not in the running.
         new = _published(vibe)
@@ -143,6 +144,15 @@ def fit_trials(vibe, inputs, given, trials, device):
     if not whole:
         vibe.converged_ = False
     return whole
+
+
+def _fit_setting(vibe, inputs, features, given, checkpoint, setting):
+    """Fit one setting and judge it; whether nobody interrupted that."""
+    vibe.kappa_, vibe.nu_ = float(setting.kappa), float(setting.nu)
+    whiten_in_place(vibe, features, setting.whitening)
+    whole = _fit_one(vibe, inputs, features, given, checkpoint, setting.prior)
+    vibe.relabelling_gain_ = 0.0
+    return whole and _judge(vibe, inputs, given, checkpoint.seeds[0])
 
 
 def _is_worth_trying(setting, best, agreed):

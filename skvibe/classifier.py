@@ -620,6 +620,8 @@ class VIBEClassifier(
             state.pop("history_", None)  # part of the net's state
         if state.get("_encoder") is not None:
             state["_encoder"] = copy.deepcopy(state["_encoder"]).cpu()
+        if _is_on_gpu(state.get("encoder")):
+            state["encoder"] = copy.deepcopy(state["encoder"]).cpu()
         return state
 
     def __setstate__(self, state):
@@ -637,6 +639,13 @@ class VIBEClassifier(
         tags.input_tags.allow_nan = False
         tags.transformer_tags = TransformerTags(preserves_dtype=["float64", "float32"])
         return tags
+
+
+def _is_on_gpu(encoder):
+    """Whether the weights of an encoder lie where another machine may have nothing."""
+    if not hasattr(encoder, "parameters"):  # None, or no encoder at all
+        return False
+    return any(weight.device.type == "cuda" for weight in encoder.parameters())
 
 
 def _copy_encoder(encoder, device):

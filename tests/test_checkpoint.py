@@ -613,6 +613,19 @@ def test_control_c_before_anything_is_learned(name, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("where", ["unit_training_rows", "whiten_in_place"])
+def test_control_c_while_another_setting_is_prepared(where, tmp_path, monkeypatch):
+    """The setting that was fitted before it stays."""
+    X, y = make_rows()
+    vibe = make(tmp_path / "fit")
+    with monkeypatch.context() as patch:
+        interrupt_call(patch, trials, where, 2)
+        with pytest.warns(ConvergenceWarning, match="interrupted"):
+            vibe.fit(X, y)
+    assert vibe.whitening_ == trials.TRIALS[0].whitening
+    assert_usable(vibe, tmp_path)
+
+
 class Interrupted(ClassifierMixin, BaseEstimator):
     def fit(self, X, y):
         raise KeyboardInterrupt

@@ -10,6 +10,7 @@ import time
 import warnings
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
@@ -865,3 +866,25 @@ def test_pickles_hold_no_skorch_net():
     loaded = pickle.loads(data)
     check_same(loaded, vibe)
     assert list(loaded.history_) == list(vibe.history_)
+
+
+class OnGPU(torch.nn.Flatten):
+    """Says that it lies on a GPU, until it is asked to come to the CPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.where = "cuda"
+
+    def parameters(self, recurse=True):
+        yield SimpleNamespace(device=torch.device(self.where))
+
+    def cpu(self):
+        self.where = "cpu"
+        return self
+
+
+def test_an_encoder_on_a_gpu_is_pickled_for_the_cpu():
+    vibe = VIBEClassifier(encoder=OnGPU())
+    assert pickle.loads(pickle.dumps(vibe)).encoder.where == "cpu"
+    assert vibe.encoder.where == "cuda"
+    assert pickle.loads(pickle.dumps(VIBEClassifier(encoder="wrong"))).encoder
