@@ -38,6 +38,7 @@ TARGETS = {
     "communities": (["tests/test_communities.py"], ""),
     "_removed_rows": (["tests/test_removed_rows.py"], ""),
     "trust": (["tests/test_trust.py", "skvibe/trust.py"], ""),
+    "planted": (["tests/test_planted.py", "skvibe/planted.py"], ""),
     "whitening": (["tests/test_whitening.py", "skvibe/whitening.py"], ""),
     "posteriors": (["tests/test_posteriors.py", "skvibe/posteriors.py"], ""),
     "transport": (["tests/test_transport.py"], ""),

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skvibe.planted import SharedDisplacement
 from skvibe.trust import (
     EQUAL_SHARES_FACTOR,
     JUDGE_ROWS,
@@ -127,6 +128,40 @@ def test_a_trigger_is_told_from_hard_rows_also_where_it_was_trusted():
     assert not doubts.plausible[triggered[10:]].any()
     assert doubts.plausible[hard[20:]].mean() > 0.5
     np.testing.assert_array_equal(np.flatnonzero(doubts.planted), triggered[:10])
+
+
+class Judge:
+    """Says of every row what it was told."""
+
+    def __init__(self, proba):
+        self.classes_ = np.array([0, 2])
+        self.proba = proba
+
+    def predict_proba(self, rows):
+        return self.proba[rows]
+
+
+def test_what_is_made_of_judge_and_displacement(monkeypatch):
+    proba = np.array([[0.9, 0.1], [0.91, 0.09], [0.2, 0.8]] * 3)
+    labels = np.array([2] * 6 + [0] * 3)
+    trusted = np.array([False] * 3 + [True] * 6)
+    projections = np.array([0.9, 0.9, 1.0, 4.0, 4.1, 9.0, 9.0, 9.0, 9.0])
+    shared = SharedDisplacement(np.zeros(3), np.array([False, True, True]), projections)
+    monkeypatch.setattr("skvibe.trust.fit_judge", lambda X, y: Judge(proba))
+    monkeypatch.setattr("skvibe.trust.shared_displacement", lambda *args: shared)
+    for block in (1, 4, 100):
+        monkeypatch.setattr("skvibe.trust._BLOCK", block)
+        doubts = look_into_doubts(
+            lambda rows: rows, labels, trusted, 3, np.random.default_rng(0)
+        )
+        np.testing.assert_array_equal(doubts.suspicious, labels == 2)
+        # A tenth of the best (0.9 and 0.1) counts, less does not; the third row
+        # carries the displacement; class 0 is not suspicious.
+        expected = [True, False, False, False, False, False, True, True, True]
+        np.testing.assert_array_equal(doubts.plausible, expected)
+        np.testing.assert_array_equal(np.flatnonzero(doubts.planted), [4, 5])
+        np.testing.assert_array_equal(doubts.proba[:, [0, 2]], proba)
+        assert (doubts.proba[:, 1] == 0).all()
 
 
 def test_nothing_is_plausible_without_two_trusted_classes():
