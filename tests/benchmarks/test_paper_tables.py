@@ -63,7 +63,7 @@ def test_results_of_another_scale_are_not_shown(tmp_path):
     scale = asdict(paper_tables.SCALES["gpu", "cifar10"])
     line = {"run": "BadNets/none", "seed": 0, "scale": scale}
     (tmp_path / "paper_tables_cpu_digits.jsonl").write_text(json.dumps(line) + "\n")
-    page = paper_report.report(paper_tables.SCALES, tmp_path, 0)
+    page = paper_report.report(paper_tables.SCALES, tmp_path)
     assert "## Scale" not in page
 
 
