@@ -8,6 +8,7 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
 from skvibe._prediction import score_rows, unit_features
+from skvibe._progress import tell
 from skvibe.posteriors import poisoning_log_rule, unit_rows
 from skvibe.trust import look_into_doubts, refit_labels, trusted_rows
 
@@ -119,6 +120,8 @@ def _fit_refit(vibe, features, given, doubts, seed):
         classifier = clone(vibe.refit)
     if classifier.get_params().get("random_state", 0) is None:
         classifier.set_params(random_state=seed)
+    message = f"{np.count_nonzero(mask)} of {len(mask)} rows"
+    tell("refit", message, vibe.verbose > 0)
     return classifier.fit(features(np.flatnonzero(mask)), labels[mask])
 
 

@@ -14,6 +14,7 @@ from skvibe._checkpoint import open_checkpoint
 from skvibe._fit_data import unit_training_rows, whiten_in_place
 from skvibe._fitting import fit_em
 from skvibe._prediction import unit_features
+from skvibe._progress import tell
 from skvibe._publishing import publish_em
 from skvibe._rows import place_rows
 from skvibe.paper_settings import paper_concentration
@@ -148,6 +149,8 @@ def fit_trials(vibe, inputs, given, trials, device):
 
 def _fit_setting(vibe, inputs, features, given, checkpoint, setting):
     """Fit one setting and judge it; whether nobody interrupted that."""
+    values = (f"{name}={value}" for name, value in vars(setting).items() if value)
+    tell("EM", f"setting: {', '.join(values)}", vibe.verbose > 0)
     vibe.kappa_, vibe.nu_ = float(setting.kappa), float(setting.nu)
     whiten_in_place(vibe, features, setting.whitening)
     whole = _fit_one(vibe, inputs, features, given, checkpoint, setting.prior)

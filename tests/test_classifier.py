@@ -629,7 +629,10 @@ def test_verbose_prints_and_silence_is_the_default(capsys):
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
     quick(verbose=1).fit(X, y)
-    assert "[EM]" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "[EM] setting: " in told
+    assert "[EM] 0/" in told
+    assert f"of {len(X)} rows" in told
 
 
 # -- parameters of the inner net -----------------------------------------------------
