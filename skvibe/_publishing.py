@@ -75,6 +75,9 @@ def _to_the_end(work):
 
 def publish_refit(vibe, inputs, given, seed):
     """Set the classifier that predicts; returns whether nobody interrupted it."""
+    if vibe.refit is False:
+        vibe.refit_classifier_ = None
+        return True
     keep, refit, whole = vibe.train_mask_, None, True
     try:
         features = _rows_of(vibe, inputs)
@@ -85,8 +88,7 @@ def publish_refit(vibe, inputs, given, seed):
             len(vibe.classes_),
             np.random.default_rng(seed),
         )
-        if vibe.refit is not False:
-            refit = _fit_refit(vibe, features, given[keep], doubts, seed)
+        refit = _fit_refit(vibe, features, given[keep], doubts, seed)
         _publish_planted(vibe, given[keep], doubts)
     except KeyboardInterrupt:
         # What was learned is worth more: the prototypes predict.

@@ -122,7 +122,8 @@ class VIBEClassifier(
         labels are trusted, of doubted rows that are merely hard
         (`skvibe.trust.look_into_doubts`), and of rows relabelled beyond reasonable
         doubt; it then makes the predictions. True: logistic regression with C=10.
-        False: the clean prototypes predict, as in the paper.
+        False: the clean prototypes predict, as in the paper, and no doubted row is
+        looked into.
     solver : {"torch", "pot"}, default="torch"
         Who solves the transport problem: this package, to 1e-6 of the class shares,
         or POT's Sinkhorn in the log domain, to 1e-3 (slow; for comparison).
