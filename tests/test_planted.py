@@ -46,6 +46,52 @@ def test_the_length_of_a_displacement_is_in_standard_deviations():
     assert (found.projections[labels != 1] == 0).all()
 
 
+def test_it_is_what_is_stated():
+    """The definitions written out, with dense matrices and a loop over rows."""
+    rng = np.random.default_rng(3)
+    labels, trusted = rng.integers(3, size=300), rng.random(300) >= 0.15
+    # Skewed, so that the median is not the mean.
+    X = rng.normal(size=(3, 8))[labels] + rng.exponential(size=(300, 8)) ** 1.5
+    X[~trusted & (labels == 1), 4] += 9
+    X[~trusted & (labels == 2), 2] += 2
+    found = look(X, labels, trusted)
+
+    means = np.array([X[trusted & (labels == code)].mean(axis=0) for code in range(3)])
+    residuals = (X - means[labels])[trusted]
+    covariance = residuals.T @ residuals / len(residuals)
+    added = 0.1 * np.trace(covariance) / 8
+    values, vectors = np.linalg.eigh(covariance)
+    root = vectors @ np.diag((values + added) ** -0.5) @ vectors.T
+    between = np.linalg.qr(((means[:2] - means[2]) @ root).T)[0]
+    root = (np.eye(8) - between @ between.T) @ root
+    size = np.trace(root @ covariance @ root.T)
+    noise = np.sqrt(2 * np.sum((values / (values + added)) ** 2))
+    for code in range(3):
+        own = (X - means[code]) @ root.T
+        doubted, kept = (own[(labels == code) & part] for part in (~trusted, trusted))
+        n = len(doubted)
+        inner = doubted @ doubted.T
+        shared = (inner.sum() - np.trace(inner)) / (n * (n - 1))
+        spread = max(np.trace(inner) / n - shared, size)
+        squared = shared - spread / len(kept)
+        expected = np.sign(squared) * np.sqrt(abs(squared))
+        assert found.agreement[code] == pytest.approx(expected)
+        limit = 4 + 3 * noise * spread / size / n
+        assert found.suspicious[code] == (squared > limit)
+        if not found.suspicious[code]:
+            continue
+        along = kept @ doubted.sum(axis=0) / np.linalg.norm(doubted.sum(axis=0))
+        scale = 1.4826 * np.median(np.abs(along - np.median(along)))
+        projections = found.projections[(labels == code) & trusted]
+        np.testing.assert_allclose(projections, (along - np.median(along)) / scale)
+        for i, row in enumerate(np.flatnonzero((labels == code) & ~trusted)):
+            others = np.delete(doubted, i, axis=0).sum(axis=0)
+            expected = doubted[i] @ others / np.linalg.norm(others) - np.median(along)
+            assert found.projections[row] == pytest.approx(expected / scale)
+    assert found.suspicious.any()
+    assert not found.suspicious.all()
+
+
 def test_rows_between_classes_are_not_displaced():
     X, labels, trusted = make_rows()
     centres = np.array([X[labels == code].mean(axis=0) for code in range(3)])
