@@ -93,15 +93,21 @@ def _whitened(vibe, features):
 
 @torch.no_grad()
 def encode_inputs(vibe, X, device):
-    """Unit features of encoder inputs, batch by batch, in evaluation mode."""
-    was_training = vibe._encoder.training
-    vibe._encoder.eval()
+    """Unit features of encoder inputs, batch by batch, in evaluation mode.
+
+    Every part of the encoder is put back into the mode it had, also after an error.
+    """
+    modes = [(part, part.training) for part in vibe._encoder.modules()]
     blocks = []
-    for start in range(0, len(X), vibe.batch_size):
-        rows = np.array(X[start : start + vibe.batch_size])
-        batch = torch.from_numpy(rows).to(device).float()
-        blocks.append(unit_rows(_checked_features(vibe._encoder(batch), len(rows))))
-    vibe._encoder.train(was_training)
+    try:
+        vibe._encoder.eval()
+        for start in range(0, len(X), vibe.batch_size):
+            rows = np.array(X[start : start + vibe.batch_size])
+            batch = torch.from_numpy(rows).to(device).float()
+            blocks.append(unit_rows(_checked_features(vibe._encoder(batch), len(rows))))
+    finally:
+        for part, training in modes:
+            part.training = training
     return torch.cat(blocks)
 
 

@@ -1,21 +1,22 @@
 """Checkpoint files that know what they belong to."""
 
-import os
+import io
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from skvibe._atomic_file import write_atomically
+
 _N_HASHED = 1024
 
 
 def save_checkpoint(path, description, state):
     """Write a state; a reader finds the old file or the new one, never half of one."""
-    path = Path(path)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    torch.save({"description": description, "state": state}, unfinished)
-    os.replace(unfinished, path)
+    content = io.BytesIO()
+    torch.save({"description": description, "state": state}, content)
+    write_atomically(path, content.getbuffer())
 
 
 def load_checkpoint(path, description, device):
