@@ -54,7 +54,7 @@ def test_an_error_leaves_the_encoder_in_its_mode(bad):
     vibe = SimpleNamespace(_encoder=encoder, batch_size=4)
     rows = X.copy()
     rows[7, 0] = 1e6 if bad == "raises" else np.nan
-    with pytest.raises((RuntimeError, ValueError), match="too large|NaN"):
+    with pytest.raises((RuntimeError, ValueError), match=r"too large|NaN"):
         encode_inputs(vibe, rows, CPU)
     assert modes(encoder) == before
 
