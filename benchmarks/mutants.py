@@ -1,9 +1,9 @@
 """Mutation testing: small faults are put into the code, and the tests must notice.
 
 For each module of `TARGETS` every mutant of the kinds in `mutations` is made (or, with
-``--sample n``, n of them, drawn evenly without repetition by ``random.Random(0)``), and
-the module's own tests are run on it. A mutant is *killed* if a test fails, and
-*survives* if none does. Tests that take more than `PATIENCE` times the CPU time of the
+``--sample n``, n of them, drawn evenly without repetition by ``random.Random`` with
+``--seed``), and the module's own tests are run on it. A mutant is *killed* if a test
+fails, and *survives* if none does. Tests that take more than `PATIENCE` times the CPU time of the
 unchanged module count as killed as well: the fault is noticed by its slowness.
 
 Starting Python, torch and pytest costs more than most of these tests, so they are
@@ -37,6 +37,7 @@ PATIENCE = 6.0
 TARGETS = {
     "communities": (["tests/test_communities.py"], ""),
     "_removed_rows": (["tests/test_removed_rows.py"], ""),
+    "filters": (["tests/test_filters.py"], "approximate"),
     "trust": (["tests/test_trust.py", "skvibe/trust.py"], ""),
     "planted": (["tests/test_planted.py", "skvibe/planted.py"], ""),
     "whitening": (["tests/test_whitening.py", "skvibe/whitening.py"], ""),
@@ -46,7 +47,8 @@ TARGETS = {
     "_row_sweep": (["tests/test_transport.py"], ""),
     "_row_pass": (["tests/test_transport.py"], ""),
     "_settled_rows": (["tests/test_transport.py"], ""),
-    "_narrow_product": (["tests/test_posteriors.py", "tests/test_transport.py"], ""),
+    "_narrow_product": (["tests/test_narrow_product.py"], ""),
+    "_normaliser": (["tests/test_normaliser.py", "tests/test_posteriors.py"], ""),
     "knn": (["tests/test_knn.py"], "approximate"),
     "off_manifold": (["tests/test_off_manifold.py"], ""),
     "community_geometry": (["tests/test_community_geometry.py"], ""),
@@ -325,6 +327,7 @@ def examine(target, sample, seed=0):
         "run": stamp(),
         "mutants": len(made),
         "tried": len(chosen),
+        "seed": seed,
         **counts,
         "share_killed": share,
         "survivors": survivors,
@@ -335,6 +338,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("modules", nargs="*", default=None, metavar="module")
     parser.add_argument("--sample", type=int, default=0, help="mutants a module")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--least", type=float, default=0.0, help="share that must die")
     args = parser.parse_args()
     os.chdir(ROOT)
@@ -345,7 +349,7 @@ def main():
     preload()
     results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for target in args.modules or TARGETS:
-        results[target] = examine(target, args.sample)
+        results[target] = examine(target, args.sample, args.seed)
         RESULT.write_text(json.dumps(results, indent=1) + "\n")
     low = [name for name, r in results.items() if r["share_killed"] < args.least]
     if low:

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
+from skvibe import posteriors
 from skvibe.posteriors import (
     clean_log_posterior,
     corrupted_log_posterior,
@@ -244,6 +245,30 @@ def test_unit_rows_of_many_rows_are_those_of_each():
     assert torch.isfinite(unit_rows(vectors.double().T)).all()
 
 
+@pytest.mark.parametrize(("n_rows", "n_features"), [(900, 7), (5, 130), (40, 50)])
+def test_many_rows_are_scaled_in_blocks(n_rows, n_features, monkeypatch):
+    monkeypatch.setattr(posteriors, "_BLOCK", 100)
+    worked, scale = [], posteriors._unit_rows
+    monkeypatch.setattr(
+        posteriors, "_unit_rows", lambda rows: worked.append(len(rows)) or scale(rows)
+    )
+    vectors = torch.randn(n_rows, n_features, generator=seeded())
+    assert torch.equal(unit_rows(vectors), scale(vectors))
+    at_a_time = max(1, 100 // n_features)
+    assert worked[:-1] == [at_a_time] * (len(worked) - 1)
+    assert sum(worked) == n_rows
+    # Up to a block, and in any other shape, in one piece.
+    for whole in (
+        vectors[:2, :7],
+        vectors[: 100 // n_features],
+        vectors[None],
+        vectors[0],
+    ):
+        worked.clear()
+        torch.testing.assert_close(unit_rows(whole).norm(dim=-1), whole[..., 0] * 0 + 1)
+        assert worked == [len(whole)]
+
+
 @pytest.mark.parametrize("angle", [0.0, 1e-7, 1.6e-4, 1e-3])
 def test_rows_opposite_to_a_prototype_stay_in_range(angle):
     mu = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -256,6 +281,54 @@ def test_rows_opposite_to_a_prototype_stay_in_range(angle):
         assert torch.isfinite(log_p).all()
         assert (log_p <= 1e-6).all()
         assert (log_p >= -2.5 * 15).all()
+
+
+def rows_last(matrix):
+    """Whether a row's neighbours, not its columns, lie side by side in memory."""
+    return matrix.T.is_contiguous() and not matrix.is_contiguous()
+
+
+@pytest.mark.parametrize("n_vectors", [2, 63, 127, 128, 200])
+def test_cosines_are_stored_as_they_are_read_fastest(n_vectors):
+    cosines = cosines_with(torch.randn(n_vectors, 9), torch.randn(300, 9))
+    # Prototypes and corrupted prototypes of fewer than 64 classes.
+    assert rows_last(cosines) == (n_vectors < 128)
+
+
+@pytest.mark.parametrize("n_classes", [2, 63, 64, 100])
+@pytest.mark.parametrize("wanted", ["nothing", "cosines", "prior"])
+def test_clean_posterior_is_stored_as_it_is_made_fastest(n_classes, wanted):
+    cosines = torch.randn(300, n_classes, generator=seeded())
+    log_prior = torch.randn(n_classes, generator=seeded(1))
+    expected = torch.log_softmax(3 * cosines.double() + log_prior.double(), dim=1)
+    cosines.requires_grad_(wanted == "cosines")
+    log_prior.requires_grad_(wanted == "prior")
+    log_p = clean_log_posterior(cosines, log_prior, 3.0)
+    torch.testing.assert_close(log_p.double(), expected, rtol=1e-5, atol=1e-5)
+    assert rows_last(log_p) == (n_classes < 64 and wanted == "nothing")
+    with torch.no_grad():
+        assert rows_last(clean_log_posterior(cosines, log_prior, 3.0)) == (
+            n_classes < 64
+        )
+
+
+def test_in_double_precision_a_row_does_not_depend_on_its_neighbours():
+    cosines = torch.rand(300, 10, dtype=torch.float64, generator=seeded())
+    log_prior = torch.zeros(10, dtype=torch.float64)
+    whole = clean_log_posterior(cosines, log_prior, 10.0)
+    assert not rows_last(whole)
+    for i in range(0, 300, 7):
+        alone = clean_log_posterior(cosines[i : i + 1], log_prior, 10.0)
+        assert torch.equal(whole[i], alone[0])
+
+
+@pytest.mark.parametrize("n_classes", [3, 63, 64, 100])
+def test_columns_of_the_given_labels(n_classes):
+    table = torch.randn(n_classes, n_classes, generator=seeded())
+    labels = torch.randint(n_classes, (300,), generator=seeded(1))
+    columns = posteriors._columns(table, labels)
+    assert torch.equal(columns, table[:, labels].T)
+    assert rows_last(columns) == (n_classes < 64)
 
 
 @pytest.mark.parametrize("n_vectors", [2, 9, 30, 200])
