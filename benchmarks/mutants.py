@@ -3,8 +3,9 @@
 For each module of `TARGETS` every mutant of the kinds in `mutations` is made (or, with
 ``--sample n``, n of them, drawn evenly without repetition by ``random.Random`` with
 ``--seed``), and the module's own tests are run on it. A mutant is *killed* if a test
-fails, and *survives* if none does. Tests that take more than `PATIENCE` times the CPU time of the
-unchanged module count as killed as well: the fault is noticed by its slowness.
+fails, and *survives* if none does. Tests that take more than `PATIENCE` times the CPU
+time of the unchanged module count as killed as well: the fault is noticed by its
+slowness.
 
 Starting Python, torch and pytest costs more than most of these tests, so they are
 loaded once, and every mutant gets a fork of that process. Texts of errors and
