@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from skvibe._batches import BatchIterator
 from skvibe._checkpoint import Checkpoint
+from skvibe._class_means import class_means
 from skvibe._training_state import from_plain, to_plain
 from skvibe.em import VIBEModule, VIBENet
 from skvibe.posteriors import poison_score_from_log_posterior
@@ -28,18 +29,6 @@ _PRIOR_ROWS = 10_000
 _BLOCK = 4096
 # torch's random state is one a process: fits that use it go one after the other.
 _GLOBAL_RANDOM_STATE = threading.Lock()
-
-
-def class_means(features, given, n_classes):
-    """Mean feature vector of each given label, zero for a class without rows."""
-    counts = torch.bincount(given, minlength=n_classes)
-    sums = torch.zeros(
-        (n_classes, features.shape[1]), dtype=torch.float64, device=features.device
-    )
-    for start in range(0, len(features), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        sums.index_add_(0, given[block], features[block].double())
-    return (sums / counts.clamp_min(1)[:, None]).float()
 
 
 def fit_em(

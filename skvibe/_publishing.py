@@ -131,7 +131,7 @@ def _publish_planted(vibe, given, doubts):
     """Rows that EM trusted and that carry a trigger: what it said of them is wrong."""
     planted = np.flatnonzero(doubts.planted)
     rows = np.flatnonzero(vibe.train_mask_)[planted]
-    proba = doubts.proba[planted]
+    proba = doubts.proba.copy()
     # Any class but the one given, as the judge ranks them.
     proba[np.arange(len(planted)), given[planted]] = 0
     proba /= np.maximum(proba.sum(axis=1, keepdims=True), np.finfo(float).tiny)

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from skvibe.whitening import principal_directions
+from skvibe._class_means import class_means_of
+from skvibe.whitening import along_directions, principal_directions
 
 # Doubted rows agree from here on, in standard deviations of the trusted rows of their
 # class. Measured on TREC-6, AG News, CIFAR-10 features and digits: hard rows 0.5 to 2,
@@ -161,16 +162,14 @@ def shared_displacement(
 class _Space:
     """Whitened within the classes, without the directions between them."""
 
-    directions: np.ndarray  # orthonormal rows
-    factors: np.ndarray  # along each of them, less 1
-    outside: float  # what all is multiplied by
+    change: Callable[[np.ndarray], np.ndarray]  # added to rows
+    outside: float  # what all is multiplied by then
     between: np.ndarray  # orthonormal rows, in the whitened space
     size: float  # expected squared length of a trusted row
     noise: float  # standard deviation of the inner product of two, times sqrt(2)
 
     def whiten(self, rows):
-        shrunk = (rows @ self.directions.T) * self.factors
-        return (rows + shrunk @ self.directions) * self.outside
+        return (rows + self.change(rows)) * self.outside
 
     def sums(self, features, rows, mean):
         """Sum of the rows in this space, and the squared length of each."""
@@ -195,14 +194,12 @@ class _Space:
 
 
 def _class_means(features, labels, rows, n_classes):
-    sums, counts = None, np.bincount(labels[rows], minlength=n_classes)
-    for start in range(0, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK]
-        values = features(block).astype(np.float64)
-        if sums is None:
-            sums = np.zeros((n_classes, values.shape[1]))
-        sums += np.equal.outer(np.arange(n_classes), labels[block]) @ values
-    return sums / np.maximum(counts, 1)[:, None]
+    starts = range(0, len(rows), _BLOCK)
+    blocks = (rows[start : start + _BLOCK] for start in starts)
+    pairs = (
+        (torch.from_numpy(features(b)), torch.from_numpy(labels[b])) for b in blocks
+    )
+    return class_means_of(pairs, n_classes).numpy()
 
 
 def _within_class_space(rows, means, labels, counts):
@@ -218,8 +215,7 @@ def _within_class_space(rows, means, labels, counts):
         return None
     kept = values / (values + added)  # variance in the whitened space
     space = _Space(
-        directions,
-        np.sqrt(added / (values + added)) - 1,
+        along_directions(directions, np.sqrt(added / (values + added)) - 1),
         1 / np.sqrt(added),
         np.zeros((0, n_features)),
         0.0,

@@ -82,8 +82,8 @@ class Doubts:
         displacement.
     planted : ndarray of bool of shape (n_samples,)
         Trusted rows that do carry one.
-    proba : ndarray of shape (n_samples, n_classes)
-        What the judge says.
+    proba : ndarray of shape (n_planted, n_classes)
+        What the judge says of each planted row, ascending.
     """
 
     suspicious: np.ndarray
@@ -145,21 +145,22 @@ def look_into_doubts(
     nothing = np.zeros(n, dtype=bool)
     reference = judge_rows(np.flatnonzero(trusted), random_state)
     if len(np.unique(given[reference])) < 2:
-        return Doubts(~nothing, nothing, nothing, np.zeros((n, n_classes)))
+        return Doubts(~nothing, nothing, nothing, np.zeros((0, n_classes)))
     judge = fit_judge(features(reference), given[reference])
-    proba = np.zeros((n, n_classes))
+    likely = np.empty(n, dtype=bool)
     for start in range(0, n, _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, n))
-        proba[np.ix_(rows, judge.classes_)] = judge.predict_proba(features(rows))
-    likely = proba[np.arange(n), given] > PLAUSIBLE_RATIO * proba.max(axis=1)
+        proba = _class_proba(judge, features(rows), n_classes)
+        own = proba[np.arange(len(rows)), given[rows]]
+        likely[rows] = own > PLAUSIBLE_RATIO * proba.max(axis=1)
     shared = shared_displacement(features, given, trusted, reference, n_classes)
     suspicious = shared.suspicious[given]
-    return Doubts(
-        suspicious,
-        likely & ~(suspicious & (shared.projections >= _WITHOUT)),
-        trusted & suspicious & (shared.projections > _PLANTED),
-        proba,
-    )
+    planted = trusted & suspicious & (shared.projections > _PLANTED)
+    proba = np.zeros((0, n_classes))
+    if planted.any():
+        proba = _class_proba(judge, features(np.flatnonzero(planted)), n_classes)
+    likely &= ~(suspicious & (shared.projections >= _WITHOUT))
+    return Doubts(suspicious, likely, planted, proba)
 
 
 def refit_labels(
@@ -195,7 +196,7 @@ def refit_labels(
     >>> import numpy as np
     >>> from skvibe.trust import Doubts, refit_labels
     >>> no = np.zeros(4, dtype=bool)
-    >>> doubts = Doubts(no, np.array([True, True, False, False]), no, np.zeros((4, 2)))
+    >>> doubts = Doubts(no, np.array([True, True, False, False]), no, np.zeros((0, 2)))
     >>> mask, labels = refit_labels(
     ...     np.array([0, 1, 0, 1]),
     ...     np.array([0, 0, 1, 0]),
@@ -248,6 +249,15 @@ def fit_judge(X: np.ndarray, labels: np.ndarray) -> LogisticRegression:
         Fitted, with a coarse tolerance.
     """
     return LogisticRegression(C=10, tol=1e-3, max_iter=1000).fit(X, labels)
+
+
+def _class_proba(
+    judge: LogisticRegression, X: np.ndarray, n_classes: int
+) -> np.ndarray:
+    """Of all classes, zero for those that the judge has not seen."""
+    proba = np.zeros((len(X), n_classes))
+    proba[:, judge.classes_] = judge.predict_proba(X)
+    return proba
 
 
 def relabelling_gain(
@@ -307,8 +317,7 @@ def relabelling_gain(
         return 0.0
     judge = fit_judge(trusted_X, trusted_labels)
     n_classes = 1 + max(given.max(), clean.max(), trusted_labels.max())
-    proba = np.zeros((len(changed_X), n_classes))
-    proba[:, judge.classes_] = judge.predict_proba(changed_X)
+    proba = _class_proba(judge, changed_X, n_classes)
     proba = np.maximum(proba, np.exp(-2 * _LARGEST_RATIO))
     rows = np.arange(len(proba))
     ratios = np.log(proba[rows, clean] / proba[rows, given])

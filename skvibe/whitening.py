@@ -63,18 +63,42 @@ class Whitening:
             Of the same dtype, unit length; a row equal to the mean stays zero.
         """
         out = torch.empty_like(features) if out is None else out
-        there = self.directions.T * (self.scales - 1)
-        at_once = 2 * len(self.directions) > features.shape[1]
-        if at_once:  # one product a row instead of two
-            there = there @ self.directions
+        change = along_directions(self.directions, self.scales - 1)
         for start in range(0, len(features), _BLOCK):
             block = slice(start, start + _BLOCK)
             centred = features[block].double() - self.mean
-            change = centred @ there
-            if not at_once:
-                change = change @ self.directions
-            out[block] = unit_rows(centred.add_(change)).to(out.dtype)
+            out[block] = unit_rows(centred.add_(change(centred))).to(out.dtype)
         return out
+
+
+def along_directions(directions, factors):
+    """The parts of rows along some directions, each multiplied by its factor.
+
+    Parameters
+    ----------
+    directions : ndarray or torch.Tensor of shape (n_directions, n_features)
+        Orthonormal rows.
+    factors : ndarray or torch.Tensor of shape (n_directions,)
+        Factor along each; of the same kind and dtype.
+
+    Returns
+    -------
+    callable
+        From rows, of shape (n_rows, n_features) or (n_features,), to the sum of their
+        parts, of the same shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvibe.whitening import along_directions
+    >>> along_directions(np.eye(3)[:2], np.array([10.0, -1.0]))(np.ones(3))
+    array([10., -1.,  0.])
+    """
+    there = directions.T * factors
+    if 2 * len(directions) > directions.shape[1]:
+        both = there @ directions  # one product a row instead of two
+        return lambda rows: rows @ both
+    return lambda rows: (rows @ there) @ directions
 
 
 def shrunk_whitening(features, shrinkage):

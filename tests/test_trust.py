@@ -160,7 +160,7 @@ def test_what_is_made_of_judge_and_displacement(monkeypatch):
         expected = [True, False, False, False, False, False, True, True, True]
         np.testing.assert_array_equal(doubts.plausible, expected)
         np.testing.assert_array_equal(np.flatnonzero(doubts.planted), [4, 5])
-        np.testing.assert_array_equal(doubts.proba[:, [0, 2]], proba)
+        np.testing.assert_array_equal(doubts.proba[:, [0, 2]], proba[[4, 5]])
         assert (doubts.proba[:, 1] == 0).all()
 
 
