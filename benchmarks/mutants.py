@@ -36,7 +36,7 @@ RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
 PATIENCE = 6.0
 # module -> its tests, quickest first, and what of them to leave out
 TARGETS = {
-    "communities": (["tests/test_communities.py"], ""),
+    "communities": (["tests/test_communities.py", "skvibe/communities.py"], ""),
     "_removed_rows": (["tests/test_removed_rows.py"], ""),
     "filters": (["tests/test_filters.py"], "approximate"),
     "trust": (["tests/test_trust.py", "skvibe/trust.py"], ""),
@@ -52,7 +52,10 @@ TARGETS = {
     "_normaliser": (["tests/test_normaliser.py", "tests/test_posteriors.py"], ""),
     "knn": (["tests/test_knn.py"], "approximate"),
     "off_manifold": (["tests/test_off_manifold.py"], ""),
-    "community_geometry": (["tests/test_community_geometry.py"], ""),
+    "community_geometry": (
+        ["tests/test_community_geometry.py", "skvibe/community_geometry.py"],
+        "",
+    ),
 }
 
 _COMPARE = {

@@ -163,8 +163,10 @@ def merge_by_the_book(labels, edges, target, features):
         names = np.unique(groups)
         links = community_links(np.searchsorted(names, groups), edges, len(names))
         degrees = np.maximum(links.sum(axis=1), 1.0)
-        means = np.array([features[groups == name].mean(axis=0) for name in names])
-        gaps = np.linalg.norm(means[:, None] - means, axis=2)
+        gaps = np.outer(degrees, degrees)
+        if features is not None:
+            means = np.array([features[groups == name].mean(axis=0) for name in names])
+            gaps = np.linalg.norm(means[:, None] - means, axis=2)
         score = np.where(links > 0, links / np.outer(degrees, degrees), -gaps)
         np.fill_diagonal(score, -np.inf)
         p, q = sorted(divmod(int(score.argmax()), len(names)))
@@ -178,11 +180,11 @@ def test_merging_goes_by_the_book(seed):
     labels = np.r_[np.arange(30), rng.integers(30, size=90)]
     edges = np.unique(np.sort(rng.integers(120, size=(150, 2)), axis=1), axis=0)
     edges = edges[edges[:, 0] != edges[:, 1]]
-    features = rng.standard_normal((120, 3))
-    for target in (1, 4, 17, 29):
-        merged = communities._merge(labels, edges, target, features)
-        expected = merge_by_the_book(labels, edges, target, features)
-        np.testing.assert_array_equal(merged, expected)
+    for features in (None, rng.standard_normal((120, 3))):
+        for target in (1, 4, 17, 29, 30):
+            merged = communities._merge(labels, edges, target, features)
+            expected = merge_by_the_book(labels, edges, target, features)
+            np.testing.assert_array_equal(merged, expected)
 
 
 def cliques(n_cliques, size):
@@ -229,6 +231,168 @@ def test_links_count_edges_and_degrees():
     edges = np.array([[0, 1], [1, 2], [2, 3]])
     links = community_links(np.array([0, 0, 1, 1]), edges, 2)
     np.testing.assert_array_equal(links, [[2, 1], [1, 2]])
+
+
+# -- against their definitions, written out --------------------------------------------
+
+
+def search(counts_at, target):
+    """What the search asks for, and its answer, if a run gives so many communities."""
+    asked = []
+
+    def run(resolution):
+        asked.append(float(resolution))
+        return np.arange(counts_at(resolution))
+
+    labels, resolution, n_runs = communities._search_resolution(run, target)
+    assert n_runs == len(asked)
+    # The answer is what was found at the resolution that is named.
+    assert len(labels) == counts_at(resolution)
+    assert isinstance(resolution, float)
+    return asked, resolution
+
+
+def test_one_run_where_it_gives_enough():
+    for target in (1, 7, 10):
+        assert search(lambda r: 10, target) == ([1.0], 1.0)
+
+
+def test_resolution_is_doubled_until_there_are_enough():
+    # 10 r communities: 40 at 4 are no more than 1.3 times 31.
+    assert search(lambda r: int(10 * r), 31) == ([1.0, 2.0, 4.0], 4.0)
+    assert search(lambda r: int(10 * r), 40) == ([1.0, 2.0, 4.0], 4.0)
+
+
+def test_a_large_surplus_is_halved_on_the_logarithmic_scale():
+    # 20 at 2 are fewer than 26, 40 at 4 more than 33.8; 28 at the square root of 8.
+    asked, resolution = search(lambda r: int(10 * r), 26)
+    np.testing.assert_allclose(asked, [1, 2, 4, 8**0.5])
+    assert resolution == asked[-1]
+    # 26 at 2 are exactly 1.3 times 20: enough.
+    assert search(lambda r: 26 if r > 1 else 9, 20) == ([1.0, 2.0], 2.0)
+    assert len(search(lambda r: 27 if r > 1 else 9, 20)[0]) == 6
+
+
+@pytest.mark.parametrize(("jump", "exponents"), [(1.9, (0.5, 0.75, 0.875, 0.9375))])
+def test_at_most_four_bisections_and_the_best_is_kept(jump, exponents):
+    # 9 below the jump, 90 above it: the surplus stays.
+    asked, resolution = search(lambda r: 90 if r >= jump else 9, 10)
+    # From 1 to 2 the exponents of 2 close in on the jump at 0.926.
+    np.testing.assert_allclose(asked, [1, 2, *(2.0**e for e in exponents)])
+    assert resolution == pytest.approx(2**0.9375)
+    asked, resolution = search(lambda r: 90 if r >= 1.1 else 9, 10)
+    # At 0.1375: above it the resolution goes down, below it the lower end goes up.
+    np.testing.assert_allclose(asked[2:], 2.0 ** np.array([0.5, 0.25, 0.125, 0.1875]))
+    assert resolution == pytest.approx(2**0.1875)
+
+
+def test_the_search_ends_at_the_largest_resolution():
+    asked, resolution = search(lambda r: 3, 5)
+    assert asked == [2.0**k for k in range(7)]
+    assert resolution == communities.MAX_RESOLUTION == 64.0
+    # Enough at the last one alone: it is taken back as any other.
+    asked, _ = search(lambda r: 100 if r >= 64 else 3, 5)
+    assert asked[:7] == [2.0**k for k in range(7)]
+    assert len(asked) == 11
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_communities_are_numbered_by_size_and_first_node(seed):
+    labels = np.random.default_rng(seed).integers(3, 9, size=30)
+    found = communities._by_size(labels)
+    names = sorted(
+        set(labels.tolist()),
+        key=lambda name: (-(labels == name).sum(), np.argmax(labels == name)),
+    )
+    np.testing.assert_array_equal(found, [names.index(label) for label in labels])
+
+
+def partners_by_the_book(ends, degrees, found):
+    """Each linked community with the tightest other, tightest first."""
+    best = []
+    for p in range(found):
+        scores = {}
+        for q in range(found):
+            links = sum({p, q} == {int(i), int(j)} for i, j in ends)
+            if links:
+                scores[q] = links / (degrees[p] * degrees[q])
+        if scores:
+            top = max(scores.values())
+            best.append((top, p, min(q for q in scores if scores[q] == top)))
+    return [pair[1:] for pair in sorted(best, key=lambda pair: -pair[0])]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_best_partners_by_looking_at_every_pair(seed):
+    rng = np.random.default_rng(seed)
+    # Degrees are powers of two, so that equal scores are equal in floating point.
+    ends = rng.integers(9, size=(25, 2))
+    ends = ends[(ends[:, 0] != ends[:, 1]) & (ends != 4).all(axis=1)]
+    degrees = 2.0 ** rng.integers(3, size=9)
+    pairs = communities._best_partners(ends, degrees, 9)
+    assert [tuple(pair) for pair in pairs] == partners_by_the_book(ends, degrees, 9)
+
+
+def test_communities_apart_are_contracted_smallest_first():
+    # Five cliques of 3 to 7 nodes without an edge between them.
+    labels = np.repeat([3, 0, 4, 1, 2], [3, 4, 5, 6, 7])
+    edges = np.array([[i, i + 1] for i in range(24) if labels[i] == labels[i + 1]])
+    for target, expected in [(4, [0, 0, 1, 2, 3]), (3, [0, 0, 0, 1, 2])]:
+        merged = communities._contract(labels, edges, target)
+        assert len(set(merged)) == target
+        firsts = merged[np.array([0, 3, 7, 12, 18])]
+        assert [firsts.tolist().index(g) for g in firsts] == [
+            expected.index(g) for g in expected
+        ]
+
+
+def test_most_pairs_are_looked_at_up_to_a_number(monkeypatch):
+    contracted = []
+    contract = communities._contract
+
+    def spy(labels, edges, target):
+        contracted.append(target)
+        return contract(labels, edges, target)
+
+    monkeypatch.setattr(communities, "_contract", spy)
+    monkeypatch.setattr(communities, "_MOST_PAIRED", 5)
+    labels = np.repeat(np.arange(8), 3)
+    edges = cliques(8, 3)
+    for found, target, expected in [(8, 2, [5]), (8, 7, [7]), (5, 2, []), (8, 8, [])]:
+        contracted.clear()
+        some = labels < found
+        merged = communities._merge(
+            labels[some], edges[labels[edges[:, 0]] < found], target, None
+        )
+        assert contracted == expected
+        assert len(set(merged)) == target
+
+
+def test_numbers_of_what_was_found(graph):
+    edges, groups = graph
+    found = find_communities(edges, len(groups), 5, random_state=0)
+    assert (found.n_communities, found.n_merged, found.n_runs) == (5, 3, 1)
+    assert found.resolution == 1.0
+    more = find_communities(edges, len(groups), 12, random_state=0)
+    assert more.resolution > 1.0
+    assert more.n_runs > 1
+
+
+def test_verbose_tells_every_run(capsys, monkeypatch):
+    run = communities._tell_runs(lambda r: np.arange(int(10 * r)), 0)
+    run(1.0)
+    assert capsys.readouterr().out == ""
+    told = []
+    monkeypatch.setattr(
+        communities.Progress, "update", lambda self, n, **v: told.append((n, v))
+    )
+    run = communities._tell_runs(lambda r: np.arange(int(10 * r)), 1)
+    assert len(run(1.0)) == 10
+    assert len(run(2.0)) == 20
+    assert told == [
+        (1, {"resolution": 1.0, "communities": 10}),
+        (2, {"resolution": 2.0, "communities": 20}),
+    ]
 
 
 def test_unknown_backend():
