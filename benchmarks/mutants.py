@@ -44,7 +44,7 @@ TARGETS = {
     "whitening": (["tests/test_whitening.py", "skvibe/whitening.py"], ""),
     "posteriors": (["tests/test_posteriors.py", "skvibe/posteriors.py"], ""),
     "transport": (["tests/test_transport.py"], ""),
-    "_semidual": (["tests/test_transport.py"], ""),
+    "_semidual": (["tests/test_semidual.py", "tests/test_transport.py"], ""),
     "_row_sweep": (["tests/test_transport.py"], ""),
     "_row_pass": (["tests/test_transport.py"], ""),
     "_settled_rows": (["tests/test_transport.py"], ""),
