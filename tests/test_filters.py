@@ -1,3 +1,4 @@
+import inspect
 import pickle
 import random
 import subprocess
@@ -19,7 +20,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skvibe import OffManifoldFilter, OffManifoldSampler
+from skvibe import OffManifoldFilter, OffManifoldSampler, filters
+from skvibe.off_manifold import detect_off_manifold
 
 N_CLASSES = 3
 # The data of scikit-learn's checks are smaller than the detector asks for.
@@ -229,6 +231,103 @@ def test_too_few_rows_remove_nothing(poisoned):
     np.testing.assert_array_equal(marked, X[:90])
     assert estimator.decision_ == "too_few_rows"
     assert np.isnan(estimator.resolution_)
+
+
+def test_attributes_are_what_the_function_found(poisoned):
+    X, y, poison = poisoned
+    X = X.copy()
+    X[3:9] = np.nan  # removed by an earlier filter
+    kept = np.isfinite(X).all(axis=1)
+    params = {"n_neighbors": 31, "threshold": 0.2, "max_removed": 0.25}
+    filtered = OffManifoldFilter(random_state=7, **params).fit(X, y)
+    found = detect_off_manifold(X[kept], N_CLASSES, y=y[kept], random_state=7, **params)
+    np.testing.assert_array_equal(filtered.communities_[kept], found.communities)
+    assert set(filtered.communities_[~kept]) == {-1}
+    assert filtered.communities_.dtype == np.int64
+    np.testing.assert_array_equal(filtered.community_distances_, found.distances)
+    np.testing.assert_array_equal(filtered.removed_mask_[kept], found.removed)
+    np.testing.assert_array_equal(filtered.removed_mask_, poison | ~kept)
+    assert filtered.n_removed_ == (poison | ~kept).sum()
+    np.testing.assert_array_equal(filtered.support_, np.flatnonzero(~poison & kept))
+    assert filtered.n_communities_ == found.n_communities == N_CLASSES + 1
+    assert filtered.resolution_ == found.resolution
+    assert filtered.threshold_ == found.threshold
+    assert filtered.decision_ == found.decision == "removed"
+
+
+@pytest.mark.parametrize("estimator", [OffManifoldFilter, OffManifoldSampler])
+def test_defaults_are_those_of_the_function(estimator):
+    params = estimator().get_params()
+    assert params.pop("encoder") is None
+    assert params.pop("n_communities") is None
+    signature = inspect.signature(detect_off_manifold).parameters
+    assert params == {name: signature[name].default for name in params}
+    assert (params["n_neighbors"], params["threshold"]) == (
+        50,
+        0.275,
+    )  # as in the paper
+
+
+def test_every_parameter_reaches_the_function(poisoned, monkeypatch):
+    X, y, _ = poisoned
+    asked = {}
+
+    def detect(X, n_classes, **options):
+        asked.update(options, n_classes=n_classes)
+        return detect_off_manifold(X, n_classes, **options)
+
+    monkeypatch.setattr(filters, "detect_off_manifold", detect)
+    params = {
+        "n_neighbors": 40,
+        "threshold": 0.3,
+        "metric": "cosine",
+        "distance": "paper",
+        "neighbors": "exact",
+        "leiden": "leidenalg",
+        "max_removed": 0.2,
+        "random_state": 5,
+        "n_jobs": 1,
+        "verbose": 0,
+    }
+    OffManifoldFilter(n_communities=5, **params).fit(X, y)
+    assert asked.pop("n_classes") == 4
+    np.testing.assert_array_equal(asked.pop("y"), y)
+    assert asked == params
+
+
+def test_values_whose_distances_overflow_are_refused(poisoned):
+    X, y, _ = poisoned
+    for sign in (1.0, -1.0):
+        large = X.copy()
+        large[5, 2] = sign * 1.01e150
+        with pytest.raises(ValueError, match=r"as large as 1\.01e\+150.*Scale X"):
+            OffManifoldFilter(random_state=0).fit(large, y)
+        large[5, 2] = sign * 1e150
+        OffManifoldFilter(random_state=0).fit(large, y)
+
+
+@pytest.mark.parametrize("estimator", [OffManifoldFilter, OffManifoldSampler])
+def test_tags(estimator):
+    tags = estimator().__sklearn_tags__()
+    assert tags.target_tags.required
+    assert not tags.input_tags.three_d_array
+    assert estimator(encoder=np.ravel).__sklearn_tags__().input_tags.three_d_array
+    tags = estimator(n_communities=4).__sklearn_tags__()
+    # A sampler has labels to return.
+    assert tags.target_tags.required == (estimator is OffManifoldSampler)
+
+
+def test_a_single_new_row_and_single_features_behind_an_encoder(poisoned):
+    X, y, poison = poisoned
+    fitted = OffManifoldFilter(random_state=0).fit(X, y)
+    for i in (np.argmax(poison), np.argmin(poison)):
+        assert fitted.is_off_manifold(X[[i]]).tolist() == [poison[i]]
+        np.testing.assert_array_equal(fitted.transform(X[[i]]), X[[i]])
+    codes = np.arange(len(X))[:, None]
+    by_code = OffManifoldFilter(lambda rows: X[rows[:, 0].astype(int)], random_state=0)
+    np.testing.assert_array_equal(by_code.fit(codes, y).removed_mask_, poison)
+    sampler = OffManifoldSampler(random_state=0).fit(X, y)
+    np.testing.assert_array_equal(sampler.sample_indices_, np.flatnonzero(~poison))
 
 
 # Encoders
