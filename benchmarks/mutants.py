@@ -273,6 +273,18 @@ def run_tests(target, tree, seconds):
     return ("killed" if code else "survived"), used
 
 
+class _NoShrinking:
+    """A failing example will do: the smallest one takes hypothesis far longer."""
+
+    def pytest_configure(self):
+        from hypothesis import Phase, settings
+
+        phases = (Phase.explicit, Phase.generate)
+        usual = settings.get_profile("repeatable")
+        settings.register_profile("mutants", usual, phases=phases)
+        settings.load_profile("mutants")
+
+
 def _child(target, tree, tests, left_out, seconds):
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 5))
@@ -289,10 +301,10 @@ def _child(target, tree, tests, left_out, seconds):
         sys.meta_path.insert(0, _Finder(name, path, tree))
         import pytest
 
-        arguments = ["-xq", "-pno:cacheprovider", "--durations=0", "--assert=plain"]
+        arguments = ["-xq", "-pno:cacheprovider", "--tb=no", "--assert=plain"]
         if left_out:
             arguments += ["-k", f"not ({left_out})"]
-        code = int(pytest.main([*arguments, *tests]))
+        code = int(pytest.main([*arguments, *tests], plugins=[_NoShrinking()]))
     except BaseException:
         traceback.print_exc()
         code = 3
