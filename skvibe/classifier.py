@@ -37,6 +37,12 @@ _INTERRUPTED = (
     "settled (converged_ is False). A checkpoint stays, so that the same fit goes on."
 )
 
+_NOT_SETTLED = (
+    "EM did not converge within max_iter={} iterations: the last E-step changed {:.2%} "
+    "of the clean labels, and two in a row must change at most {:.2%} (tol). Raise "
+    "max_iter or tol, or lower lr; tol=0 makes all iterations without this warning."
+)
+
 
 class VIBEClassifier(
     CallbackSupportMixin,
@@ -108,15 +114,18 @@ class VIBEClassifier(
         Used by ``prior="learned"``, > 0.
     max_iter : int, default=1000
         Largest number of SGD iterations (mini-batches); `tol` usually ends earlier.
-    e_step_period : int, default=20
-        SGD iterations from one E-step to the next.
+    e_step_period : int or "auto", default="auto"
+        SGD iterations from one E-step to the next. "auto": as many as one pass over
+        the rows has, at least 20 and at most a twentieth of `max_iter`. That is 20 up
+        to 20 mini-batches of rows.
     batch_size : int, default=1024
         Rows of a mini-batch.
     lr : float, default=0.003
         Learning rate of SGD (momentum 0.9, weight decay 5e-4).
     tol : float, default=1e-3
         Training stops when two E-steps in a row change at most this share of the
-        clean labels.
+        clean labels; if `max_iter` ends it first, a `ConvergenceWarning` says so. 0
+        makes all iterations, without the warning.
     refit : bool or classifier, default=True
         After EM, fit an ordinary classifier on the unit features of the rows whose
         labels are trusted, of doubted rows that are merely hard
@@ -197,7 +206,8 @@ class VIBEClassifier(
     label_changes_ : ndarray of shape (n_e_steps,)
         Share of the clean labels changed by each E-step.
     converged_ : bool
-        Whether training stopped because the clean labels no longer changed.
+        Whether training stopped because the clean labels no longer changed (of the
+        setting that was kept).
     n_iter_ : int
         SGD iterations made.
     n_features_in_ : int
@@ -259,7 +269,7 @@ class VIBEClassifier(
         prior="auto",
         prior_temperature=0.02,
         max_iter=1000,
-        e_step_period=20,
+        e_step_period="auto",
         batch_size=1024,
         lr=0.003,
         tol=1e-3,
@@ -400,6 +410,10 @@ class VIBEClassifier(
                 checkpoint.remove()
         else:
             warnings.warn(_INTERRUPTED, ConvergenceWarning, stacklevel=4)
+        if whole and not self.converged_ and self.tol > 0:
+            change = self.label_changes_[-1]
+            message = _NOT_SETTLED.format(self.max_iter, change, self.tol)
+            warnings.warn(message, ConvergenceWarning, stacklevel=4)
 
     def _draw_seeds(self):
         """Of the training and of the refit; an integer gives both the same one."""

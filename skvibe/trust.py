@@ -32,7 +32,8 @@ RELABEL_SCORE = 0.8
 # A judge finds a label plausible that is no less probable than this share of the best.
 PLAUSIBLE_RATIO = 0.1
 # Along a suspected displacement, in standard deviations of the trusted rows: doubted
-# rows below the first one do not carry it, trusted ones above the second do.
+# rows below the first one do not carry it, any row above the second does. In between
+# the judge must find no other label more probable.
 _WITHOUT, _PLANTED = 1.0, 4.0
 # Rows that a judge is fitted to.
 JUDGE_ROWS = 4000
@@ -78,8 +79,8 @@ class Doubts:
     suspicious : ndarray of bool of shape (n_samples,)
         Rows whose class holds doubted rows that share a displacement.
     plausible : ndarray of bool of shape (n_samples,)
-        Rows whose given label a judge finds plausible and that do not carry such a
-        displacement.
+        Rows whose given label a judge finds plausible, or most probable where the row
+        may carry such a displacement; none that does.
     planted : ndarray of bool of shape (n_samples,)
         Trusted rows that do carry one.
     proba : ndarray of shape (n_planted, n_classes)
@@ -104,8 +105,9 @@ def look_into_doubts(
     EM doubts every row that lies between classes, and a classifier that never sees
     those is worse for it. Two things speak for a doubted row: a judge that was fitted
     to trusted rows only finds its given label plausible, and it is not displaced as
-    the doubted rows of its class are together (`skvibe.planted.shared_displacement`).
-    The same displacement betrays triggered rows that EM had trusted.
+    the doubted rows of its class are together (`skvibe.planted.shared_displacement`);
+    displaced a little, only the most probable label is plausible. The same displacement
+    betrays triggered rows that EM had trusted.
 
     Parameters
     ----------
@@ -147,20 +149,22 @@ def look_into_doubts(
     if len(np.unique(given[reference])) < 2:
         return Doubts(~nothing, nothing, nothing, np.zeros((0, n_classes)))
     judge = fit_judge(features(reference), given[reference])
-    likely = np.empty(n, dtype=bool)
+    ratios = np.empty(n)
     for start in range(0, n, _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, n))
         proba = _class_proba(judge, features(rows), n_classes)
         own = proba[np.arange(len(rows)), given[rows]]
-        likely[rows] = own > PLAUSIBLE_RATIO * proba.max(axis=1)
+        ratios[rows] = own / proba.max(axis=1)
     shared = shared_displacement(features, given, trusted, reference, n_classes)
     suspicious = shared.suspicious[given]
-    planted = trusted & suspicious & (shared.projections > _PLANTED)
+    moved = suspicious & (shared.projections >= _WITHOUT)
+    far = suspicious & (shared.projections > _PLANTED)
+    planted = trusted & far
     proba = np.zeros((0, n_classes))
     if planted.any():
         proba = _class_proba(judge, features(np.flatnonzero(planted)), n_classes)
-    likely &= ~(suspicious & (shared.projections >= _WITHOUT))
-    return Doubts(suspicious, likely, planted, proba)
+    plausible = np.where(moved, ratios == 1, ratios > PLAUSIBLE_RATIO) & ~far
+    return Doubts(suspicious, plausible, planted, proba)
 
 
 def refit_labels(

@@ -1,5 +1,6 @@
 import pickle
 import random
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import torch
 from scipy.linalg import fractional_matrix_power
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
@@ -107,6 +108,20 @@ def test_digits_are_defended(digits, features, corrupted_posterior):
 
 
 # -- what is published ---------------------------------------------------------------
+
+
+def test_warns_if_the_labels_do_not_settle():
+    digits = load_poisoned_digits(random_state=0)
+    vibe = quick(max_iter=20, prior="uniform", whitening=0.1, kappa=15, nu=10)
+    with pytest.warns(ConvergenceWarning, match=r"max_iter=20 .* \(tol\)"):
+        vibe.fit(digits.X, digits.y)
+    assert not vibe.converged_
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vibe.set_params(tol=0).fit(digits.X, digits.y)
+        assert not vibe.converged_
+        vibe.set_params(tol=0.5, max_iter=100).fit(digits.X, digits.y)
+    assert vibe.converged_
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])

@@ -142,10 +142,11 @@ class Judge:
 
 
 def test_what_is_made_of_judge_and_displacement(monkeypatch):
-    proba = np.array([[0.9, 0.1], [0.91, 0.09], [0.2, 0.8]] * 3)
-    labels = np.array([2] * 6 + [0] * 3)
-    trusted = np.array([False] * 3 + [True] * 6)
-    projections = np.array([0.9, 0.9, 1.0, 4.0, 4.1, 9.0, 9.0, 9.0, 9.0])
+    of_class_2 = np.array([0.1, 0.09, 0.49, 0.51, 0.8, 0.8, 0.8, 0.1, 0.1])
+    proba = np.column_stack([1 - of_class_2, of_class_2])
+    labels = np.array([2] * 7 + [0] * 2)
+    trusted = np.isin(np.arange(9), [4, 5, 7])
+    projections = np.array([0.9, 0.9, 1.0, 1.0, 4.0, 4.1, 4.1, 9.0, 9.0])
     shared = SharedDisplacement(np.zeros(3), np.array([False, True, True]), projections)
     monkeypatch.setattr("skvibe.trust.fit_judge", lambda X, y: Judge(proba))
     monkeypatch.setattr("skvibe.trust.shared_displacement", lambda *args: shared)
@@ -155,12 +156,12 @@ def test_what_is_made_of_judge_and_displacement(monkeypatch):
             lambda rows: rows, labels, trusted, 3, np.random.default_rng(0)
         )
         np.testing.assert_array_equal(doubts.suspicious, labels == 2)
-        # A tenth of the best (0.9 and 0.1) counts, less does not; the third row
-        # carries the displacement; class 0 is not suspicious.
-        expected = [True, False, False, False, False, False, True, True, True]
+        # A tenth of the best (0.9 and 0.1) counts, less does not; from a displacement
+        # of 1 only the best counts, above 4 nothing; class 0 is not suspicious.
+        expected = [True, False, False, True, True, False, False, True, True]
         np.testing.assert_array_equal(doubts.plausible, expected)
-        np.testing.assert_array_equal(np.flatnonzero(doubts.planted), [4, 5])
-        np.testing.assert_array_equal(doubts.proba[:, [0, 2]], proba[[4, 5]])
+        np.testing.assert_array_equal(np.flatnonzero(doubts.planted), [5])
+        np.testing.assert_array_equal(doubts.proba[:, [0, 2]], proba[[5]])
         assert (doubts.proba[:, 1] == 0).all()
 
 
