@@ -17,7 +17,7 @@ from skvibe._batches import BatchIterator
 from skvibe._checkpoint import Checkpoint
 from skvibe._class_means import class_means
 from skvibe._training_state import from_plain, to_plain
-from skvibe.em import VIBEModule, VIBENet
+from skvibe.em import VIBEModule, VIBENet, usual_e_step_period
 from skvibe.posteriors import poison_score_from_log_posterior
 from skvibe.trust import class_shares, trusted_rows
 
@@ -316,6 +316,9 @@ def _build_net(settings, module_params, n_rows, device, seed):
     if "momentum" not in takes and "optimizer__momentum" not in own:
         # Adam and others do without.
         del params["optimizer__momentum"]
+    period = settings.e_step_period
+    if isinstance(period, str):
+        period = usual_e_step_period(n_rows, batch_size, settings.max_iter)
     return VIBENet(
         VIBEModule,
         **module_params,
@@ -328,7 +331,7 @@ def _build_net(settings, module_params, n_rows, device, seed):
         pseudo_labels=settings.pseudo_labels,
         solver=settings.solver,
         max_iter=settings.max_iter,
-        e_step_period=settings.e_step_period,
+        e_step_period=period,
         em_tol=settings.tol,
         em_verbose=settings.verbose,
     )

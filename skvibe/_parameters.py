@@ -91,7 +91,7 @@ def _check_numbers(vibe):
     check_real("lr", vibe.lr, 0, closed="()")
     check_real("tol", vibe.tol, 0)
     check_integer("max_iter", vibe.max_iter, 1)
-    check_integer("e_step_period", vibe.e_step_period, 1)
+    _check_e_step_period(vibe.e_step_period)
     check_integer("batch_size", vibe.batch_size, 1)
     check_option(
         "corrupted_posterior", vibe.corrupted_posterior, ("full", "approximate")
@@ -105,6 +105,13 @@ def _check_auto_or_real(name, value, **limits):
         check_option(name, value, ("auto",))
     else:
         check_real(name, value, 0, **limits)
+
+
+def _check_e_step_period(period):
+    if isinstance(period, str):
+        check_option("e_step_period", period, ("auto",))
+    else:
+        check_integer("e_step_period", period, 1)
 
 
 def _check_refit(refit):

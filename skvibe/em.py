@@ -32,6 +32,40 @@ from skvibe.transport import solve_transport, transport_rows
 _ROOM = 16
 # POT's Sinkhorn needs thousands of sweeps for more.
 _POT_TOL = 1e-3
+# Iterations from one E-step to the next: at least, and so many E-steps at least in all.
+_SHORTEST_PERIOD = 20
+_FEWEST_E_STEPS = 20
+
+
+def usual_e_step_period(n_rows, batch_size, max_iter):
+    """SGD iterations between E-steps where nothing else is asked for.
+
+    An E-step looks at every row, an iteration at a batch of them. One E-step in each
+    pass over the rows keeps its share of the time level as they grow in number.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows trained on.
+    batch_size : int
+        Rows of a mini-batch.
+    max_iter : int
+        Iterations in all.
+
+    Returns
+    -------
+    int
+        The iterations of an epoch, but not so many that ``max_iter`` has room for
+        fewer than 20 E-steps, and never fewer than 20 iterations.
+
+    Examples
+    --------
+    >>> from skvibe.em import usual_e_step_period
+    >>> [usual_e_step_period(n, 1024, 1000) for n in (2_000, 40_000, 1_000_000)]
+    [20, 40, 50]
+    """
+    epoch = -(-n_rows // batch_size)
+    return max(_SHORTEST_PERIOD, min(epoch, max_iter // _FEWEST_E_STEPS))
 
 
 class VIBEModule(torch.nn.Module):
@@ -358,13 +392,12 @@ class VIBENet(NeuralNetClassifier):
             cosines, given_cosines = products[:, :n_classes], products[:, n_classes:]
             if fixed is not None:
                 given_cosines = fixed[block]
-            log_p[block] = clean_log_posterior(
-                cosines, module.log_prior(), module.kappa
-            )
+            found = clean_log_posterior(cosines, module.log_prior(), module.kappa)
             if with_corrupted:
-                log_p[block] += self._log_corrupted(
+                found += self._log_corrupted(
                     cosines, given_cosines, table, state.given[block]
                 )
+            log_p[block] = found
         module.train(was_training)
         return log_p
 

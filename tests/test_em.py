@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import entr
+from sklearn.base import clone
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback, EarlyStopping, EpochScoring, LRScheduler
@@ -9,7 +10,7 @@ from skorch.dataset import ValidSplit
 
 from skvibe import VIBEClassifier
 from skvibe._batches import BatchIterator
-from skvibe.em import VIBEModule, VIBENet
+from skvibe.em import VIBEModule, VIBENet, usual_e_step_period
 from skvibe.posteriors import clean_log_posterior, corrupted_log_posterior, unit_rows
 
 
@@ -105,6 +106,37 @@ def test_iterations_and_e_steps_are_counted(max_iter, period, n_e_steps):
     assert net.em_.finished
     assert not net.em_.converged
     assert sum(net.history[:, "train_batch_count"]) == max_iter
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "batch_size", "max_iter", "period"),
+    [
+        (1, 1024, 1000, 20),
+        (20_480, 1024, 1000, 20),
+        (20_481, 1024, 1000, 21),
+        (40_000, 1000, 1000, 40),
+        (50_000, 1024, 1000, 49),
+        (10**6, 1024, 1000, 50),  # 20 E-steps at least
+        (10**6, 1024, 399, 20),
+        (10**6, 1024, 15_000, 750),
+    ],
+)
+def test_usual_period_is_an_epoch_within_limits(n_rows, batch_size, max_iter, period):
+    assert usual_e_step_period(n_rows, batch_size, max_iter) == period
+
+
+@pytest.mark.parametrize(("batch_size", "period"), [(90, 20), (4, 23), (3, 25)])
+def test_classifier_takes_the_usual_period(batch_size, period):
+    X, y = make_rows()
+    vibe = VIBEClassifier(
+        batch_size=batch_size, max_iter=500, tol=0, kappa=20, nu=20, random_state=0
+    )
+    vibe.set_params(whitening=None, prior="uniform", refit=False).fit(X, y)
+    assert len(X) == 90
+    assert vibe.converged_
+    assert vibe.n_iter_ == period * (len(vibe.lower_bounds_) - 1)
+    same = clone(vibe).set_params(e_step_period=period).fit(X, y)
+    assert np.array_equal(same.clean_proba_, vibe.clean_proba_)
 
 
 def test_training_stops_when_the_labels_are_calm():
