@@ -10,9 +10,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import hypothesis
+import threadpoolctl
 import torch
 
 torch.set_num_threads(1)
+# A plugin of pytest may have loaded numpy before this file, and with it a BLAS library
+# of as many threads as there are cores.
+threadpoolctl.threadpool_limits(1)
 # The same examples in every run, and no time limit: a slow machine is not a bug.
 # HYPOTHESIS_PROFILE=explore looks for new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
