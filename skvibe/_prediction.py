@@ -14,7 +14,7 @@ from skvibe.posteriors import (
 )
 from skvibe.whitening import Whitening
 
-_CHUNK = 4096
+_CHUNK = 1024
 
 
 def predicted_log_proba(vibe, X):

@@ -121,6 +121,7 @@ def fit_trials(vibe, inputs, given, trials, device):
         if best is not None and not _is_worth_trying(setting, best, agreed):
             continue
         checkpoint.warned = warned
+        features = None  # those of the last setting make room first
         try:
             if encoded is None:
                 features = unit_training_rows(vibe, inputs, device)

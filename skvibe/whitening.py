@@ -24,6 +24,8 @@ import torch
 from skvibe.posteriors import unit_rows
 
 _BLOCK = 4096
+# Rows mapped at a time: double precision, and several arrays of them.
+_MAPPED = 1024
 # Eigenvalues below this share of the largest are rounding errors.
 _RANK_TOL = 1e-12
 
@@ -64,9 +66,9 @@ class Whitening:
         """
         out = torch.empty_like(features) if out is None else out
         change = along_directions(self.directions, self.scales - 1)
-        for start in range(0, len(features), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            centred = features[block].double() - self.mean
+        for start in range(0, len(features), _MAPPED):
+            block = slice(start, start + _MAPPED)
+            centred = _centred(features[block], self.mean)
             out[block] = unit_rows(centred.add_(change(centred))).to(out.dtype)
         return out
 
@@ -186,11 +188,16 @@ def principal_directions(features, mean):
         (n_features, n_features), dtype=torch.float64, device=features.device
     )
     for block in features.split(_BLOCK):
-        centred = block.double() - mean
+        centred = _centred(block, mean)
         covariance.addmm_(centred.T, centred)
     values, vectors = torch.linalg.eigh(covariance / n_rows)
     values, vectors = _positive(values, vectors)
     return values, vectors.T.contiguous()
+
+
+def _centred(rows, mean):
+    """In double precision, with one copy of the rows."""
+    return rows.to(torch.float64, copy=True).sub_(mean)
 
 
 def _positive(values, vectors):
