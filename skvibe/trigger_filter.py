@@ -292,11 +292,12 @@ class TriggerFilter(
         X = np.asarray(X, dtype=np.float64)
         # By the largest entry first: squares of very large or small ones leave the
         # range of floats.
-        largest = np.abs(X).max()
+        largest = max(X.max(), -X.min())
         self._magnitude = largest if largest > 0 else 1.0
-        scaled = X / self._magnitude
-        self._offset = scaled.mean(axis=0)
-        scale = scaled.std(axis=0)
+        scaled = [X[block] / self._magnitude for block in _blocks(len(X))]
+        self._offset = sum(part.sum(axis=0) for part in scaled) / len(X)
+        squares = sum(np.square(part - self._offset).sum(axis=0) for part in scaled)
+        scale = np.sqrt(squares / len(X))
         # What rounding leaves of a constant feature is no spread.
         self._scale = np.where(scale > 1e-10 * np.abs(self._offset), scale, 1.0)
         return self._standard(X)
@@ -315,8 +316,15 @@ class TriggerFilter(
 
     def _standard(self, X):
         """Rows with every feature at mean 0 and deviation 1 over the training rows."""
-        scaled = np.asarray(X, dtype=np.float64) / self._magnitude
-        return ((scaled - self._offset) / self._scale).astype(np.float32)
+        X = np.asarray(X)
+        out = np.empty(X.shape, dtype=np.float32)
+        for block in _blocks(len(X)):
+            scaled = X[block].astype(np.float64)
+            scaled /= self._magnitude
+            scaled -= self._offset
+            scaled /= self._scale
+            out[block] = scaled
+        return out
 
     def _publish(self, found, suspect, moved, kept, present, codes):
         self.statistics_[present] = found.statistics
@@ -398,3 +406,8 @@ class TriggerFilter(
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
+
+
+def _blocks(n_rows):
+    # Small enough to stay in cache.
+    return [slice(start, start + 1024) for start in range(0, n_rows, 1024)]

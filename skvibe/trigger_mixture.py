@@ -126,6 +126,7 @@ class ClassMixture:
         changes = np.flatnonzero(np.diff(folds[self._order])) + 1
         edges = [0, *changes.tolist(), len(rows)]
         self._slices = [slice(a, b) for a, b in pairwise(edges)]
+        self._fold = np.repeat(np.arange(len(self._slices)), np.diff(edges))
         self._sources = sources
         log_prior = np.log(prior / prior.sum()).astype(rows.dtype)
         self._log_prior = log_prior[:, None]
@@ -163,13 +164,8 @@ class ClassMixture:
         weights = self._log_weights(natural, moved, np.full((m, 1), 0.01 * n / m))
         last = -np.inf
         for _ in range(max_iter):
-            centers = self._centers(natural)
-            parts = [self._from_centers(centers)]
-            if moved is not None:
-                shift = self._shift(moved)
-                parts.append(self._from_shift(shift))
-            parts.append(self._to_sources)
-            joint = np.concatenate(parts)
+            centers, shift = self._estimate(natural, moved)
+            joint = self._log_densities(centers, shift)
             joint += weights
             log_density, posterior = normalise(joint)
             natural, noise = posterior[:n_clouds], posterior[-m:]
@@ -187,7 +183,7 @@ class ClassMixture:
             moved=np.zeros_like(noise) if moved is None else moved[:, back],
             noise=noise[:, back],
             centers=centers.mean(axis=0),
-            shift=np.zeros_like(self._rows[0]) if moved is None else shift.mean(axis=0),
+            shift=np.zeros_like(self._rows[0]) if shift is None else shift.mean(axis=0),
         )
 
     def reach_contrast(self, fit, reach):
@@ -207,11 +203,15 @@ class ClassMixture:
             Weighted by the posterior of being moved.
         """
         moved = fit.moved[:, self._order]
-        shift = self._shift(moved)
+        shift = self._shift(moved, *self._sums_without_fold(moved.sum(axis=0)[None]))
         length = np.linalg.norm(shift, axis=1, keepdims=True)
         near = shift * np.minimum(1.0, reach / np.maximum(length, 1e-9))
-        far_density = normalise(self._from_shift(shift) + self._log_prior)[0]
-        near_density = normalise(self._from_shift(near) + self._log_prior)[0]
+        far_density, near_density = (
+            normalise(
+                self._from_shift(v, self._products(v[:, None])) + self._log_prior
+            )[0]
+            for v in (shift, near)
+        )
         difference = np.empty(moved.shape[1])
         difference[self._order] = moved.sum(axis=0) * (far_density - near_density)
         return difference
@@ -226,43 +226,66 @@ class ClassMixture:
 
     def _sums_without_fold(self, weights):
         """Weighted sums of rows and of weights over the rows outside each fold."""
-        sums = np.stack([weights[:, s] @ self._rows[s] for s in self._slices])
+        # Vector by vector: products with two or three at once are slower.
+        sums = np.stack([[w[s] @ self._rows[s] for w in weights] for s in self._slices])
         return _outside(sums), self._mass_without_fold(weights)
 
     def _mass_without_fold(self, weights):
         return _outside(np.stack([weights[:, s].sum(axis=1) for s in self._slices]))
 
-    def _centers(self, natural):
+    def _estimate(self, natural, moved):
+        """Centres of the clouds and the shift, from one pass over the rows."""
+        if moved is None:
+            return self._centers(*self._sums_without_fold(natural)), None
+        weights = np.concatenate([natural, moved.sum(axis=0)[None]])
+        sums, mass = self._sums_without_fold(weights)
+        centers = self._centers(sums[:, :-1], mass[:, :-1])
+        return centers, self._shift(moved, sums[:, -1:], mass[:, -1:])
+
+    def _centers(self, sums, mass):
         """Mean of the first cloud; the others' are shrunk towards it."""
-        sums, mass = self._sums_without_fold(natural)
         first = sums[:, 0] / np.maximum(mass[:, :1], 1e-9)
         centers = [first]
-        for c in range(1, len(natural)):
+        for c in range(1, sums.shape[1]):
             offset = sums[:, c] - mass[:, c, None] * first
             centers.append(first + _shrunk_mean(offset, mass[:, c, None]))
         return np.stack(centers, axis=1)
 
-    def _shift(self, moved):
+    def _shift(self, moved, sums, mass):
         """Shrunk mean of (row - its source's mean), one for each fold."""
-        sums, mass = self._sums_without_fold(moved.sum(axis=0, keepdims=True))
         total = sums[:, 0] - self._mass_without_fold(moved) @ self._sources
         return _shrunk_mean(total, mass)
 
-    def _from_centers(self, centers):
-        scores = np.empty((centers.shape[1], len(self._rows)), self._rows.dtype)
-        offset = 0.5 * np.square(centers).sum(axis=2)
-        for s, center, c in zip(self._slices, centers, offset, strict=True):
-            scores[:, s] = center @ self._rows[s].T - c[:, None]
-        scores -= self._square
-        return scores
+    def _log_densities(self, centers, shift):
+        """Of every component, from one pass over the rows."""
+        if shift is None:
+            scores = self._from_centers(centers, self._products(centers))
+            return np.concatenate([scores, self._to_sources])
+        products = self._products(np.concatenate([centers, shift[:, None]], axis=1))
+        return np.concatenate(
+            [
+                self._from_centers(centers, products[:-1]),
+                self._from_shift(shift, products[-1:]),
+                self._to_sources,
+            ]
+        )
 
-    def _from_shift(self, shift):
+    def _products(self, vectors):
+        """Inner products of each row with the vectors of its fold."""
+        out = np.empty((vectors.shape[1], len(self._rows)), self._rows.dtype)
+        for s, of_fold in zip(self._slices, vectors, strict=True):
+            for place, vector in enumerate(of_fold):
+                out[place, s] = self._rows[s] @ vector
+        return out
+
+    def _from_centers(self, centers, products):
+        offset = 0.5 * np.square(centers).sum(axis=2)
+        return products - offset.T[:, self._fold] - self._square
+
+    def _from_shift(self, shift, products):
         # -|x - mu - v|^2 / 2 = -|x - mu|^2 / 2 + x.v - mu.v - |v|^2 / 2
         fixed = shift @ self._sources.T + 0.5 * np.square(shift).sum(axis=1)[:, None]
-        scores = np.empty_like(self._to_sources)
-        for s, v, c in zip(self._slices, shift, fixed, strict=True):
-            scores[:, s] = self._to_sources[:, s] + (self._rows[s] @ v - c[:, None])
-        return scores
+        return self._to_sources + (products - fixed.T[:, self._fold])
 
 
 def normalise(joint):
