@@ -21,7 +21,11 @@ from scipy.stats import spearmanr
 from sklearn.model_selection import train_test_split
 
 from skvibe import VIBEClassifier
-from skvibe.model_selection import relabelling_scorer, separation_scorer
+from skvibe.model_selection import (
+    relabelling_scorer,
+    separation_scorer,
+    suspect_scorer,
+)
 
 RESULT = pathlib.Path(__file__).parent / "results" / "selection.jsonl"
 GRID = [
@@ -30,10 +34,12 @@ GRID = [
         ("full", "approximate"), (1.0, 25.0), (5.0, 10.0, 20.0), (2.0, 5.0, 10.0)
     )
 ]
+# Each is made of all poisoned training rows; most do not look at them.
 SCORERS = {
-    "accuracy on given labels": lambda model, X, y: model.score(X, y),
-    "separation_scorer": separation_scorer,
-    "relabelling_scorer": relabelling_scorer,
+    "accuracy on given labels": lambda X, y: lambda model, X, y: model.score(X, y),
+    "separation_scorer": lambda X, y: separation_scorer,
+    "relabelling_scorer": lambda X, y: relabelling_scorer,
+    "suspect_scorer": suspect_scorer,
 }
 CELLS = [
     Cell("digits", "badnets", 0, 0.10, 0),
@@ -62,6 +68,7 @@ def judge(cell):
     )
     truth, acc, asr = [], [], []
     scores: dict = {name: [] for name in SCORERS}
+    scorers = {name: make(data.X, data.y) for name, make in SCORERS.items()}
     not_target = data.y_test != data.target
     for params in [*GRID, {}]:
         # Fewer iterations than by default: 37 fits a cell.
@@ -70,7 +77,7 @@ def judge(cell):
         acc.append(float(model.score(data.X_test, data.y_test)))
         asr.append(float(obeyed.mean()))
         truth.append(acc[-1] - (asr[-1] if cell.rate else 0))
-        for name, scorer in SCORERS.items():
+        for name, scorer in scorers.items():
             scores[name].append(float(scorer(model, held_X, held_y)))
     return {"cell": cell.key, "truth": truth, "acc": acc, "asr": asr, "scores": scores}
 

@@ -7,6 +7,9 @@ model that obeys the attacker.
 import numpy as np
 from sklearn.metrics import accuracy_score, check_scoring
 
+from skvibe._removed_rows import find_removed
+from skvibe.trigger_filter import TriggerFilter
+
 
 def separation(X, predicted, n_classes=None):
     """Mean cosine distance between the means of the predicted groups.
@@ -149,6 +152,92 @@ def relabelling_scorer(estimator, X, y):
     return final.relabelling_gain_ + accuracy_score(y, final.predict(rows))
 
 
+def suspect_scorer(X, y, fallback=separation_scorer, random_state=0):
+    """Make a scorer that estimates accuracy less attack success, without clean rows.
+
+    A `TriggerFilter` is fitted once to all rows of the search, whatever the candidates
+    are. Held-out rows that carry a displacement it found and the label given with it
+    are suspects: predicting that label means obeying the trigger. The score is the
+    share of the other held-out rows whose given label is predicted, less that share
+    among the suspects.
+
+    Where the filter finds no trigger there are no suspects, and ``fallback`` scores
+    every candidate. It finds none in clean data, where each setting is about as good as
+    another, and none of a trigger that moves rows in different directions, as in
+    features of a strongly nonlinear encoder: there the choice is as good as the
+    fallback's. Where it calls a natural group a trigger (in at most 5 % of searches on
+    clean data) settings that predict that group wrongly are preferred.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        All rows of the search, the ones that ``search.fit`` is called with: feature
+        vectors. Encode texts and images before the search, not in it.
+    y : array-like of shape (n_samples,)
+        Their labels given, poisoned or not.
+    fallback : str or callable, default=separation_scorer
+        What is applied, as in scikit-learn, where the filter finds nothing.
+    random_state : int, RandomState instance or None, default=0
+        Of the filter.
+
+    Returns
+    -------
+    callable
+        With the signature ``scorer(estimator, X, y)``, for any fitted classifier or
+        Pipeline. Its values lie in [-1, 1] unless they are the fallback's.
+
+    Raises
+    ------
+    ValueError
+        If ``X`` is not a table of numbers.
+
+    Warns
+    -----
+    UserWarning
+        As `TriggerFilter` does: too few rows, too many suspects, more suspects than
+        other rows in a class.
+
+    See Also
+    --------
+    skvibe.TriggerFilter : Removes the suspects instead.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from skvibe import VIBEClassifier
+    >>> from skvibe.datasets import load_poisoned_digits
+    >>> from skvibe.model_selection import suspect_scorer
+    >>> data = load_poisoned_digits(rate=0.05, random_state=0)
+    >>> search = GridSearchCV(
+    ...     VIBEClassifier(refit=False, random_state=0, max_iter=100),
+    ...     {"nu": [0.5, 20.0]},
+    ...     scoring=suspect_scorer(data.X, data.y),
+    ...     cv=3,
+    ... ).fit(data.X, data.y)
+    >>> search.best_params_
+    {'nu': 20.0}
+    """
+    if np.ndim(X) != 2:
+        raise ValueError(
+            "suspect_scorer needs feature vectors, one row each; encode texts and "
+            f"images before the search. Got {np.ndim(X)} dimensions."
+        )
+    found = TriggerFilter(undecided="ignore", random_state=random_state).fit(X, y)
+    n_suspects = found.n_removed_ - np.count_nonzero(find_removed(np.asarray(X)))
+
+    def scorer(estimator, X, y):
+        # Decided once for all candidates and folds: the two scales never meet.
+        if not n_suspects:
+            return check_scoring(estimator, scoring=fallback)(estimator, X, y)
+        given = np.asarray(y)
+        suspects = np.isin(given, found.suspect_classes_)
+        suspects &= found.trigger_score(X) > 0.5
+        kept = estimator.predict(X) == given
+        return _mean(kept[~suspects]) - _mean(kept[suspects])
+
+    return scorer
+
+
 def on_manifold_scorer(scoring="accuracy"):
     """Make a scorer that leaves out the rows that a pipeline's filters reject.
 
@@ -251,6 +340,11 @@ def trusted_scorer(X, y, scoring="accuracy"):
         return check_scoring(estimator, scoring=scoring)(estimator, X, y)
 
     return scorer
+
+
+def _mean(values):
+    """Mean as a float; 0 of nothing."""
+    return float(np.mean(values)) if len(values) else 0.0
 
 
 def _off_manifold(estimator, X):

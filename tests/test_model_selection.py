@@ -7,7 +7,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skvibe import OffManifoldFilter, VIBEClassifier
+from skvibe import OffManifoldFilter, TriggerFilter, VIBEClassifier
 from skvibe.datasets import load_poisoned_digits
 from skvibe.metrics import attack_success_rate
 from skvibe.model_selection import (
@@ -15,6 +15,7 @@ from skvibe.model_selection import (
     relabelling_scorer,
     separation,
     separation_scorer,
+    suspect_scorer,
     trusted_scorer,
 )
 
@@ -148,6 +149,57 @@ def test_relabelling_scorer_needs_a_vibe_classifier(digits):
     model = LogisticRegression(max_iter=200).fit(digits.X, digits.y)
     with pytest.raises(TypeError, match="got LogisticRegression"):
         relabelling_scorer(model, digits.X, digits.y)
+
+
+def test_suspect_scorer_is_accuracy_less_obedience():
+    few = load_poisoned_digits(rate=0.05, random_state=0)
+    X, y = few.X, few.y
+    scorer = suspect_scorer(X, y)
+    held = np.arange(len(X)) % 4 == 0
+    model = LogisticRegression(max_iter=500).fit(X[~held], y[~held])
+    found = TriggerFilter(random_state=0).fit(X, y)
+    suspects = found.removed_mask_[held]
+    agrees = model.predict(X[held]) == y[held]
+    expected = agrees[~suspects].mean() - agrees[suspects].mean()
+    assert scorer(model, X[held], y[held]) == pytest.approx(expected, abs=0.01)
+    # Close to what clean test rows say.
+    success = attack_success_rate(
+        few.y_test, model.predict(few.X_triggered), target=few.target
+    )
+    truth = model.score(few.X_test, few.y_test) - success
+    assert scorer(model, X[held], y[held]) == pytest.approx(truth, abs=0.05)
+    # Where no suspect was held out there is none to obey with.
+    rest = held & ~found.removed_mask_ & (y != few.target)
+    assert scorer(model, X[rest], y[rest]) == model.score(X[rest], y[rest])
+
+
+def test_suspect_scorer_takes_pipelines_and_names():
+    few = load_poisoned_digits(rate=0.05, random_state=0)
+    X, names = few.X, np.array(list("abcdefghij"), dtype=object)[few.y]
+    pipe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
+    scores = cross_val_score(pipe, X, names, scoring=suspect_scorer(X, names), cv=3)
+    # Obeys the trigger.
+    assert np.all(scores < 0.1)
+    plain = cross_val_score(pipe, X, few.y, scoring=suspect_scorer(X, few.y), cv=3)
+    np.testing.assert_allclose(scores, plain)
+
+
+def test_suspect_scorer_falls_back_where_nothing_is_found(digits):
+    X, y = digits.X_test, digits.y_test
+    model = LogisticRegression(max_iter=500).fit(X, y)
+    expected = separation_scorer(model, X, y)
+    assert suspect_scorer(X, y)(model, X, y) == expected
+    by_accuracy = suspect_scorer(X, y, fallback="accuracy")
+    assert by_accuracy(model, X, y) == model.score(X, y)
+    # Rows that an earlier filter removed are no suspects.
+    gone = X.astype(float)
+    gone[:5] = np.nan
+    assert suspect_scorer(gone, y)(model, X, y) == expected
+
+
+def test_suspect_scorer_needs_numbers(digits):
+    with pytest.raises(ValueError, match="encode texts and images before"):
+        suspect_scorer(["a text", "another"] * 60, [0, 1] * 60)
 
 
 class RejectsFirst(OffManifoldFilter):
