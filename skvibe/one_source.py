@@ -13,8 +13,9 @@ import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 from sklearn.cluster import KMeans
 
+from skvibe.trigger_evidence import REACH
 from skvibe.trigger_mixture import ClassMixture, shrunk_covariance
-from skvibe.triggers import REACH, graded_posterior, suspicion
+from skvibe.triggers import graded_posterior, suspicion
 
 # Position between the class (0) and the source (1) from which a group is at the source.
 PLACE = (0.7, 1.4)
