@@ -45,12 +45,15 @@ def publish_em(vibe, net, inputs, given):
     vibe.label_changes_ = np.array(state.label_changes)
     vibe.converged_ = state.converged
     vibe.n_iter_ = state.iteration
-    vibe.clean_proba_ = np.zeros((len(given), n_classes), dtype=np.float32)
-    vibe.clean_proba_[np.arange(len(given)), given] = 1
-    vibe.clean_proba_[keep] = clean_proba
+    if keep.all():  # large: not a second time
+        vibe.clean_proba_ = np.ascontiguousarray(clean_proba)
+    else:
+        vibe.clean_proba_ = np.zeros((len(given), n_classes), dtype=np.float32)
+        vibe.clean_proba_[np.arange(len(given)), given] = 1
+        vibe.clean_proba_[keep] = clean_proba
     whole = state.finished
     # The training data do not travel with the model, and make room for the rest.
-    del net.em_, state
+    del net.em_, state, clean_proba
     vibe.clean_labels_ = vibe.classes_[vibe.clean_proba_.argmax(axis=1)]
     vibe.poison_scores_ = np.ones(len(given))
     scores, final = _to_the_end(lambda: score_rows(vibe, inputs, given[keep]))
