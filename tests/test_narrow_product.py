@@ -46,3 +46,68 @@ def test_a_product_that_torch_has_changed_is_not_used(monkeypatch):
 
 def _missing(self, name):
     raise AttributeError(name)
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """Shapes of the products that oneDNN is asked for."""
+    asked, product = [], _narrow_product._product
+
+    def counted(one, other):
+        asked.append((len(one), len(other)))
+        return product(one, other)
+
+    monkeypatch.setattr(_narrow_product, "_product", counted)
+    return asked
+
+
+def random(*sizes, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(n, 16, generator=generator, dtype=dtype) for n in sizes]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "narrow"),
+    [((8, 8), True), ((300, 8), True), ((8, 300), True), ((7, 300), False)],
+)
+def test_fewer_than_eight_columns_are_left_to_blas(sizes, narrow, parts):
+    for one, other in (sizes, sizes[::-1]):
+        parts.clear()
+        product_with(*random(one, other))
+        assert parts == [(one, other)] * narrow
+
+
+def test_double_precision_and_gradients_are_left_to_blas(parts):
+    one, other = random(30, 20, dtype=torch.float64)
+    torch.testing.assert_close(product_with(one, other), one @ other.T, rtol=0, atol=0)
+    for wanted in (0, 1):
+        both = random(30, 20)
+        both[wanted].requires_grad_()
+        (gradient,) = torch.autograd.grad(product_with(*both).sum(), both[wanted])
+        expected = both[1 - wanted].detach().sum(dim=0).expand_as(gradient)
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
+        assert not parts
+        with torch.no_grad():
+            product_with(*both)
+        assert parts == [(30, 20)]
+        parts.clear()
+
+
+def test_a_few_rows_are_handed_over_at_a_time(parts, monkeypatch):
+    monkeypatch.setattr(_narrow_product, "_AT_A_TIME", 16 * 10 + 5)  # ten rows
+    one, other = random(23, 10)
+    product = product_with(one, other)
+    assert parts == [(10, 10), (10, 10), (3, 10)]
+    torch.testing.assert_close(product, one @ other.T)
+    parts.clear()
+    product_with(other, one)
+    assert parts == [(10, 10), (10, 10), (10, 3)]
+    parts.clear()
+    product_with(one[:10], other)
+    assert parts == [(10, 10)]
+    # Into an array that is given, in blocks as well.
+    parts.clear()
+    out = torch.empty(10, 10)
+    assert product_with(one[:10], other, out=out) is out
+    assert parts == [(10, 10)]
+    torch.testing.assert_close(out, one[:10] @ other.T)
