@@ -1,6 +1,7 @@
 """What each scorer chooses from a grid of 36 settings, on poisoned data.
 
     python benchmarks/selection.py            # all cells, resumable
+    python benchmarks/selection.py --only trec/word
     python benchmarks/selection.py --print    # the summary again
 
 For each cell a quarter of the training rows is held out, every setting of lam, kappa,
@@ -110,6 +111,7 @@ def summary(lines):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--print", action="store_true", dest="only_print")
+    parser.add_argument("--only", default="", help="start of the names of the cells")
     options = parser.parse_args()
     torch.set_num_threads(1)
     lines = []
@@ -117,7 +119,7 @@ def main():
         lines = [json.loads(line) for line in RESULT.read_text().splitlines()]
     done = {line["cell"] for line in lines}
     for cell in [] if options.only_print else CELLS:
-        if cell.key in done:
+        if cell.key in done or not cell.key.startswith(options.only):
             continue
         lines.append(judge(cell) | {"run": stamp()})
         with RESULT.open("a") as file:
