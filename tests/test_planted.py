@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skvibe.planted import shared_displacement
+from skvibe.planted import _within_class_space, shared_displacement
 
 
 def make_rows(seed=0, n_rows=600, n_features=15, n_classes=3, doubted=0.1):
@@ -157,3 +157,58 @@ def test_it_does_not_depend_on_the_blocks(monkeypatch):
     parts = look(X, labels, trusted)
     np.testing.assert_allclose(parts.projections, whole.projections, atol=1e-9)
     np.testing.assert_allclose(parts.agreement, whole.agreement)
+
+
+def test_space_is_what_is_stated():
+    """One class has a single trusted row, and one has none."""
+    rng = np.random.default_rng(4)
+    labels = np.r_[np.repeat([0, 1, 2], 40), 3]
+    rows = (
+        rng.normal(size=(121, 7)) * np.linspace(0.5, 2, 7)
+        + rng.normal(size=(5, 7))[labels]
+    )
+    counts = np.bincount(labels, minlength=5)
+    means = np.array([rows[labels == code].mean(axis=0) for code in range(4)])
+    means = np.vstack([means, 50 * np.ones(7)])  # of no meaning
+    space = _within_class_space(rows, means, labels, counts)
+
+    residuals = rows - means[labels]
+    covariance = residuals.T @ residuals / 121
+    added = 0.1 * np.trace(covariance) / 7
+    values, vectors = np.linalg.eigh(covariance)
+    root = vectors @ np.diag((values + added) ** -0.5) @ vectors.T
+    np.testing.assert_allclose(space.whiten(np.eye(7)), root, atol=1e-12)
+    # Four known means span three directions.
+    between = np.linalg.qr(((means[:3] - means[3]) @ root).T)[0]
+    assert space.between.shape == (3, 7)
+    np.testing.assert_allclose(
+        space.between.T @ space.between, between @ between.T, atol=1e-12
+    )
+    inside = (np.eye(7) - between @ between.T) @ root
+    assert space.size == pytest.approx(np.trace(inside @ covariance @ inside.T))
+    kept = values / (values + added)
+    assert space.noise == pytest.approx(np.sqrt(2 * np.sum(kept**2)))
+
+
+def test_classes_with_equal_means_leave_no_direction_out():
+    rng = np.random.default_rng(5)
+    rows, labels = rng.normal(size=(60, 4)), np.repeat([0, 1], 30)
+    means = np.tile(rows.mean(axis=0), (2, 1))
+    space = _within_class_space(rows, means, labels, np.array([30, 30]))
+    assert space.between.shape == (0, 4)
+
+
+@pytest.mark.parametrize(("n_trusted", "n_doubted"), [(1, 9), (2, 1), (2, 2)])
+def test_two_rows_of_each_kind_are_needed(n_trusted, n_doubted):
+    X, labels, _ = make_rows(n_rows=300)
+    trusted = np.ones(300, dtype=bool)
+    own = np.flatnonzero(labels == 1)
+    trusted[own] = False
+    trusted[own[:n_trusted]] = True
+    doubted = own[n_trusted : n_trusted + n_doubted]
+    X[doubted, 2] += 40
+    rows = np.setdiff1d(np.arange(300), own[n_trusted + n_doubted :])
+    found = look(X[rows], labels[rows], trusted[rows])
+    enough = n_trusted > 1 and n_doubted > 1
+    assert (found.agreement[1] != 0) == enough
+    assert found.suspicious[1] == enough

@@ -6,7 +6,12 @@ from hypothesis import strategies as st
 from scipy.linalg import fractional_matrix_power
 
 from skvibe.posteriors import unit_rows
-from skvibe.whitening import shrunk_whitening
+from skvibe.whitening import (
+    _positive,
+    along_directions,
+    principal_directions,
+    shrunk_whitening,
+)
 
 
 def make_rows(n_rows=200, n_features=6, seed=0):
@@ -90,3 +95,52 @@ def test_poison_can_not_steer_it_by_its_labels_and_weakens_its_own_direction():
         return kept.norm()
 
     assert gain(shrunk_whitening(poisoned, 0.1)) < gain(shrunk_whitening(rows, 0.1))
+
+
+def test_rounding_errors_are_no_directions():
+    values = torch.tensor([-1e-20, 0.0, 3.9e-12, 4.1e-12, 1.0, 4.0]).double()
+    kept, vectors = _positive(values, torch.arange(12.0).reshape(2, 6))
+    assert torch.equal(kept, values[3:])  # above 1e-12 of the largest
+    assert torch.equal(vectors, torch.tensor([[3.0, 4, 5], [9, 10, 11]]))
+    for nothing in (torch.zeros(3).double(), -torch.ones(3).double()):
+        assert not len(_positive(nothing, torch.eye(3))[0])
+
+
+@pytest.mark.parametrize("n_directions", [0, 1, 4, 5, 8])
+@pytest.mark.parametrize("n_rows", [None, 1, 30])
+def test_parts_along_directions(n_directions, n_rows):
+    rng = np.random.default_rng(0)
+    directions = np.linalg.qr(rng.normal(size=(8, 8)))[0][:n_directions]
+    factors = rng.normal(size=n_directions)
+    rows = rng.normal(size=8 if n_rows is None else (n_rows, 8))
+    expected = np.zeros_like(rows)
+    for direction, factor in zip(directions, factors, strict=True):
+        expected += factor * np.multiply.outer(rows @ direction, direction)
+    found = along_directions(directions, factors)(rows)
+    np.testing.assert_allclose(found, expected, atol=1e-14)
+
+
+@pytest.mark.parametrize(("n_rows", "n_features"), [(5, 9), (9, 9), (300, 9)])
+def test_directions_are_those_of_the_covariance(n_rows, n_features, monkeypatch):
+    monkeypatch.setattr("skvibe.whitening._BLOCK", 7)
+    rng = np.random.default_rng(1)
+    rows = torch.from_numpy(rng.normal(size=(n_rows, n_features)))
+    mean = torch.from_numpy(rng.normal(size=n_features))
+    before = rows.clone()
+    values, directions = principal_directions(rows, mean)
+    assert torch.equal(rows, before)
+    centred = rows - mean
+    covariance = centred.T @ centred / n_rows
+    rank = min(n_rows, n_features)
+    torch.testing.assert_close(values, torch.linalg.eigvalsh(covariance)[-rank:])
+    assert len(directions) == rank
+    torch.testing.assert_close(directions @ directions.T, torch.eye(rank).double())
+    torch.testing.assert_close(covariance @ directions.T, directions.T * values)
+
+
+def test_rows_are_mapped_in_blocks(monkeypatch):
+    rows = make_rows(50)
+    whiten = shrunk_whitening(rows, 0.1)
+    whole = whiten(rows)
+    monkeypatch.setattr("skvibe.whitening._MAPPED", 7)
+    torch.testing.assert_close(whiten(rows), whole, rtol=1e-12, atol=1e-12)
