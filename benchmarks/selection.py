@@ -85,7 +85,7 @@ def judge(cell):
 
 def summary(lines):
     """Print what each scorer picked, and how often that was good."""
-    print(f"{'scorer':26s} Spearman  regret  within .05  under median")
+    print(f"{'scorer':26s} Spearman  regret  within .05  under median  by .01")
     for name in SCORERS:
         rows = []
         for line in lines:
@@ -93,13 +93,14 @@ def summary(lines):
             score = np.array(line["scores"][name][: len(GRID)])
             regret = truth.max() - truth[score.argmax()]
             curable = min(line["asr"][: len(GRID)]) <= 0.2
-            under = truth[score.argmax()] < np.median(truth) - 1e-9
+            under = np.median(truth) - truth[score.argmax()]
             rho = spearmanr(truth, score).statistic
             rows.append((rho, regret, curable and regret <= 0.05, curable, under))
         rho, regret, good, curable, under = map(np.array, zip(*rows, strict=True))
         print(
             f"{name:26s} {np.nanmean(rho):8.2f} {regret.mean():7.3f} "
-            f"{good.sum():5d} of {curable.sum():2d} {under.sum():6d} of {len(rows)}"
+            f"{good.sum():5d} of {curable.sum():2d} "
+            f"{(under > 1e-9).sum():6d} of {len(rows)} {(under > 0.01).sum():7d}"
         )
     regret = np.array([max(line["truth"][:-1]) - line["truth"][-1] for line in lines])
     print(
