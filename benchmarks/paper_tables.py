@@ -245,14 +245,17 @@ def _train(run, bench, poisoned, ssl):
     facts = {}
     if run.filtered:
         delta = run.change[1] if run.change and run.change[0] == "delta" else 0.275
-        detector = OffManifoldFilter(threshold=delta, random_state=bench.seed)
-        # Directions, which is what VIBE looks at. Of features as they are, an encoder
-        # trained this briefly makes one cloud, in which nothing can lie apart.
-        detector.fit(normalize(ssl.transform(poisoned.X)), poisoned.y)
+        # Against the classes: of an encoder trained this briefly, communities are
+        # backgrounds and colours, and tell nothing about one another.
+        detector = OffManifoldFilter(
+            threshold=delta, distance="classes", random_state=bench.seed
+        )
+        detector.fit(ssl.transform(poisoned.X), poisoned.y)
         removed = detector.removed_mask_
         facts = {
             "n_removed": int(removed.sum()),
             "n_removed_poison": int(removed[poisoned.mask].sum()),
+            "decision": detector.decision_,
             "largest_distance": float(np.max(detector.community_distances_)),
         }
     keep = ~removed

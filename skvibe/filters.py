@@ -15,6 +15,7 @@ from skvibe._removed_rows import (
     mark_removed,
 )
 from skvibe._saving import SaveMixin
+from skvibe.class_distances import WhitenedDirections
 from skvibe.community_geometry import nearest_centroid
 from skvibe.off_manifold import detect_off_manifold
 
@@ -58,7 +59,7 @@ class _OffManifoldEstimator(CallbackSupportMixin, SaveMixin, BaseEstimator):
 
         A row does if, in feature space, the removed group's centroid is nearer to it
         than that of any other group. This agrees with `removed_mask_` on the
-        training rows (with ``distance="signed"``).
+        training rows with ``distance="signed"``, and nearly with "classes".
 
         Parameters
         ----------
@@ -77,7 +78,10 @@ class _OffManifoldEstimator(CallbackSupportMixin, SaveMixin, BaseEstimator):
         check_finite_rows(X, removed, type(self).__name__)
         off = removed.copy()
         if self._far_group >= 0:
-            nearest = nearest_centroid(self._encode(X[~removed]), self._centroids)
+            features = self._encode(X[~removed])
+            if self._whitening:
+                features = WhitenedDirections(*self._whitening)(features)
+            nearest = nearest_centroid(features, self._centroids)
             off[~removed] = nearest == self._far_group
         return off
 
@@ -125,6 +129,8 @@ class _OffManifoldEstimator(CallbackSupportMixin, SaveMixin, BaseEstimator):
         self.support_ = np.flatnonzero(~self.removed_mask_)
         # All that is_off_manifold needs: no training row is kept.
         self._centroids = result.centroids
+        whitening = result.whitening
+        self._whitening = (whitening.mean, whitening.matrix) if whitening else ()
         self._far_group = result.far_group
         tasks.end()
         return X
@@ -217,11 +223,13 @@ class OffManifoldFilter(OneToOneFeatureMixin, TransformerMixin, _OffManifoldEsti
     metric : str, default="euclidean"
         Metric of the graph: "euclidean", "cosine", or any that scikit-learn's
         `NearestNeighbors` takes.
-    distance : {"signed", "paper"}, default="signed"
+    distance : {"signed", "classes", "paper"}, default="signed"
         "signed" only removes communities farther out than the others, and has
         safeguards against removing a class or a group without meaning (see
-        `skvibe.off_manifold.detect_off_manifold`). "paper" is the statistic of the
-        paper's authors, without them.
+        `skvibe.off_manifold.detect_off_manifold`). "classes" measures 3 K + 1
+        communities of whitened directions against the classes as given: for poison
+        whose labels are true, in features of an encoder trained on the poisoned
+        images. "paper" is the statistic of the paper's authors, without safeguards.
     neighbors : {"auto", "exact", "pynndescent"} or object, default="auto"
         Search of the neighbours. "auto" is exact up to 100,000 rows. An object whose
         ``fit_transform`` returns a sparse neighbour graph, such as
@@ -403,7 +411,7 @@ class OffManifoldSampler(_OffManifoldEstimator):
         Communities to look for. None: the number of classes in ``y``, plus one.
     metric : str, default="euclidean"
         Metric of the graph.
-    distance : {"signed", "paper"}, default="signed"
+    distance : {"signed", "classes", "paper"}, default="signed"
         Statistic, as in `OffManifoldFilter`.
     neighbors : {"auto", "exact", "pynndescent"} or object, default="auto"
         Search of the neighbours, as in `OffManifoldFilter`.

@@ -14,34 +14,14 @@ from sklearn.utils import check_random_state
 
 from skvibe._checks import check_integer, check_option, check_real
 from skvibe._progress import tell
+from skvibe.class_distances import WhitenedDirections, whitened_directions
 from skvibe.communities import community_links, find_communities
-from skvibe.community_geometry import (
-    calibrate_threshold,
-    community_distances,
-    group_conductances,
-    join_pieces,
-    nearest_centroid,
-    refine_groups,
-)
+from skvibe.community_geometry import nearest_centroid
 from skvibe.knn import find_neighbors, neighbor_edges, transformer_edges
+from skvibe.off_manifold_decision import judge_by_class, judge_by_community
 
 MIN_ROWS = 100
 """With fewer rows the detector abstains."""
-
-# Edges a community may send outside: clusters 0.0, triggered sentences 0.22-0.26,
-# small groups without meaning in clean sentences 0.40-0.55.
-_MAX_CONDUCTANCE = 0.35
-# Reassignments of rows to the nearest centroid before the decision.
-_REFINEMENTS = 5
-# A group with more than this share of a given class is that class.
-_WHOLE_CLASS = 0.9
-# Share of a planted group that carries one label: 0.88 to 0.99 (waves on digits and on
-# CIFAR-10, sentences in TREC). Far groups of clean rows, in the features of encoders
-# that were trained briefly: 0.39 to 0.84 (blue backgrounds, thin strokes). These send
-# 0.09 to 0.18 of their edges outside; a group of several labels is removed only if it
-# sends out fewer.
-_ONE_LABEL = 0.85
-_MIXED_CONDUCTANCE = 0.05
 
 DECISIONS = {
     "removed": "one group of communities was removed",
@@ -50,6 +30,7 @@ DECISIONS = {
     "not_apart": "the far communities send too many edges outside to be groups",
     "whole_class": "the far communities are (nearly) all rows of a given class",
     "mixed_labels": "the far communities carry several labels and are not cut off",
+    "not_alone": "other groups of one label lie far from the classes as well",
     "no_extra_group": "there are no more groups than classes",
     "too_large": "the farthest community holds more than max_removed of the rows",
 }
@@ -64,7 +45,8 @@ class OffManifoldResult:
     ----------
     removed : ndarray of bool of shape (n_samples,)
         Rows to remove. With ``distance="signed"`` the rows nearest to the centroid of
-        the removed group, with "paper" the community.
+        the removed group, with "classes" those of its class on its side of a line,
+        with "paper" the community.
     communities : ndarray of int64 of shape (n_samples,)
         Community of each row, 0 the largest; all 0 if the detector abstained.
     distances : ndarray of float64 of shape (n_communities,)
@@ -75,7 +57,7 @@ class OffManifoldResult:
     groups : ndarray of int64 of shape (n_communities,)
         Communities with the same number were judged to be pieces of one cluster.
     centroids : ndarray of float64 of shape (n_groups, n_features)
-        Mean features of each group, as used for the distances.
+        Mean features of each group, with ``distance="classes"`` in whitened directions.
     far_group : int
         Number of the removed group, -1 if none.
     threshold : float
@@ -84,6 +66,8 @@ class OffManifoldResult:
         Resolution of the Leiden run, NaN if the detector abstained.
     decision : str
         A key of `DECISIONS`.
+    whitening : WhitenedDirections or None
+        Map from features to the space of the centroids; None if that is the same.
     """
 
     removed: np.ndarray
@@ -96,6 +80,7 @@ class OffManifoldResult:
     threshold: float
     resolution: float
     decision: str
+    whitening: WhitenedDirections | None = None
 
     @property
     def n_communities(self):
@@ -117,7 +102,10 @@ class OffManifoldResult:
         """
         if self.far_group < 0:
             return np.zeros(len(features), dtype=bool)
-        nearest = nearest_centroid(np.asarray(features), self.centroids)
+        features = np.asarray(features)
+        if self.whitening is not None:
+            features = self.whitening(features)
+        nearest = nearest_centroid(features, self.centroids)
         return nearest == self.far_group
 
 
@@ -147,11 +135,12 @@ def detect_off_manifold(
     features : array-like of shape (n_samples, n_features)
         Finite features.
     n_classes : int
-        Number of classes K; K + 1 communities are looked for.
+        Number of classes K; K + 1 communities are looked for, 3 K + 1 with
+        ``distance="classes"``.
     y : array-like of shape (n_samples,), default=None
         Given labels. Used only to spare a community that is a whole class or
         carries several labels; without them nothing is removed unless there are more
-        groups than classes.
+        groups than classes. ``distance="classes"`` needs them.
     n_neighbors : int, default=50
         Neighbours of a row in the graph.
     threshold : float, default=0.275
@@ -161,11 +150,14 @@ def detect_off_manifold(
         `skvibe.community_geometry.calibrate_threshold` keeps that ratio at any K.
     metric : str, default="euclidean"
         For the graph; see `skvibe.knn.find_neighbors`.
-    distance : {"signed", "paper"}, default="signed"
+    distance : {"signed", "classes", "paper"}, default="signed"
         "signed" counts only communities farther out than the others, and adds the
-        safeguards under Notes. "paper" is the statistic of the authors' code, with
-        the threshold taken as it is: it also removes a community at the centre,
-        and, with two or three classes, a whole class.
+        safeguards under Notes. "classes" measures them against the classes as given,
+        in whitened directions: for features in which communities are not classes,
+        such as those of an encoder trained briefly on the images themselves, and
+        for poison whose labels are true (Notes). "paper" is the statistic of the
+        authors' code, with the threshold taken as it is: it also removes a community
+        at the centre, and, with two or three classes, a whole class.
     neighbors : {"auto", "exact", "pynndescent"} or object, default="auto"
         How neighbours are searched, or an object whose ``fit_transform(features)``
         returns a sparse graph, such as `KNeighborsTransformer`; ``n_neighbors`` and
@@ -205,6 +197,20 @@ def detect_off_manifold(
     removed group's: on sentences with a trigger this raised the share of poison
     among them from about 0.75 to 0.9.
 
+    With ``distance="classes"`` features become unit vectors, are whitened (without
+    labels) and made unit vectors again; the distance of a community is that of its
+    centroid among the centroids of the classes, whose rows in it are left out; and
+    there are no pieces to be joined, since a community that is cut in two does not
+    change the classes. The safeguards are the same, without allowance for communities
+    smaller than a neighbourhood, more than 0.95 of the rows must carry one label, and
+    no other such group may lie half as far: classes that are made of several clusters
+    are natural. If a community is removed, the rows that go are those of its class on
+    its side of the line (Fisher's discriminant) between it and the rest of the class.
+    With a small encoder and four classes of CIFAR-10 this found 498 of 500 images
+    with a sine wave, where "signed" found 481, and 250 of 250 with bright corners,
+    where "signed" found none. It finds no poison whose labels are wrong unless that
+    makes a group as well.
+
     References
     ----------
     I. Sabolić, M. Grcić, S. Šegvić. Seal Your Backdoor with Variational Defense.
@@ -227,7 +233,9 @@ def detect_off_manifold(
     n_neighbors = check_integer("n_neighbors", n_neighbors, low=1)
     threshold = check_real("threshold", threshold, low=0.0, closed="()")
     max_removed = check_real("max_removed", max_removed, 0.0, 1.0)
-    check_option("distance", distance, ("signed", "paper"))
+    check_option("distance", distance, ("signed", "classes", "paper"))
+    if distance == "classes" and y is None:
+        raise ValueError('distance="classes" needs y, the given labels; got None.')
     check_option("leiden", leiden, ("igraph", "leidenalg"))
     if isinstance(neighbors, str):
         check_option("neighbors", neighbors, ("auto", "exact", "pynndescent"))
@@ -252,6 +260,11 @@ def detect_off_manifold(
 
     order = canonical_order(features)
     features = features[order]
+    whitening, n_wanted = None, n_classes + 1
+    if distance == "classes":
+        # More communities than classes: a class falls into what its rows show.
+        whitening, n_wanted = whitened_directions(features), 3 * n_classes + 1
+        features = whitening(features)
     if isinstance(neighbors, str):
         found = find_neighbors(
             features,
@@ -270,7 +283,7 @@ def detect_off_manifold(
     partition = find_communities(
         edges,
         n,
-        n_classes + 1,
+        n_wanted,
         features=features,
         backend=leiden,
         random_state=rng,
@@ -283,53 +296,48 @@ def detect_off_manifold(
         f"{partition.resolution:.3g} ({partition.n_runs} runs, "
         f"{partition.n_merged} merged)",
     )
-    if partition.n_communities != n_classes + 1:
+    if partition.n_communities != n_wanted:
+        times = "three times " if distance == "classes" else ""
         warnings.warn(
             f"{partition.n_communities} communities were found instead of "
-            f"{n_classes + 1} (the number of classes + 1), which makes the "
+            f"{n_wanted} ({times}the number of classes + 1), which makes the "
             "off-manifold decision less reliable. Lower n_neighbors or check the "
             "number of classes.",
             UserWarning,
             stacklevel=3,
         )
     links = community_links(labels, edges, partition.n_communities)
-    signed = distance == "signed"
-    groups = np.arange(partition.n_communities)
-    if signed:
-        groups = join_pieces(features, labels, links, n_neighbors)
-        level = calibrate_threshold(threshold, groups.max() + 1)
+    y = None if y is None else np.asarray(y)[order]
+    limits = {"threshold": threshold, "max_removed": max_removed}
+    if distance == "classes":
+        judged = judge_by_class(features, labels, links, y, **limits)
     else:
-        level = threshold
-    conductances = group_conductances(groups, np.bincount(labels), links, n_neighbors)
-    assigned, centroids = refine_groups(
-        features, groups[labels], _REFINEMENTS if signed else 0
-    )
-    distances = community_distances(centroids, distance)
-    far_group, decision = _decide(
-        distances,
-        level,
-        shares=np.bincount(assigned, minlength=len(distances)) / n,
-        max_removed=max_removed,
-        conductances=conductances if signed else None,
-        label_counts=_label_counts(assigned, len(distances), y, order)
-        if signed
-        else None,
-        n_classes=n_classes if signed and y is None else None,
-    )
+        judged = judge_by_community(
+            features,
+            labels,
+            links,
+            y,
+            n_classes=n_classes,
+            n_neighbors=n_neighbors,
+            signed=distance == "signed",
+            **limits,
+        )
+    distances, level, decision = judged.distances, judged.level, judged.decision
     _report(verbose, f"farthest {distances.max():.3f}, level {level:.3f}: {decision}")
     place = np.empty(n, dtype=np.int64)
     place[order] = np.arange(n)
     return OffManifoldResult(
-        removed=(assigned == far_group)[place],
+        removed=judged.removed[place],
         communities=labels[place],
-        distances=distances[groups],
-        conductances=conductances[groups],
-        groups=groups,
-        centroids=centroids,
-        far_group=far_group,
+        distances=distances[judged.groups],
+        conductances=judged.conductances[judged.groups],
+        groups=judged.groups,
+        centroids=judged.centroids,
+        far_group=judged.far_group,
         threshold=level,
         resolution=partition.resolution,
         decision=decision,
+        whitening=whitening,
     )
 
 
@@ -366,51 +374,6 @@ def canonical_order(features):
         keys = np.vstack([features[rows].T[::-1], reach[rows]])
         order[spots] = rows[np.lexsort(keys)]
     return order
-
-
-def _label_counts(assigned, n_groups, y, order):
-    """Rows of each group that each given label has, or None without y."""
-    if y is None:
-        return None
-    codes = np.unique(np.asarray(y)[order], return_inverse=True)[1]
-    table = np.zeros((n_groups, codes.max() + 1))
-    np.add.at(table, (assigned, codes), 1.0)
-    return table
-
-
-def _decide(
-    distances, level, *, shares, max_removed, conductances, label_counts, n_classes
-):
-    """The group to remove, or -1, and why. A safeguard given as None is off."""
-    far = distances > level
-    if not far.any():
-        return -1, "none_far"
-    if conductances is not None:
-        far &= conductances <= _MAX_CONDUCTANCE
-        if not far.any():
-            return -1, "not_apart"
-    if n_classes is not None and len(distances) <= n_classes:
-        return -1, "no_extra_group"
-    if label_counts is not None:
-        far &= (label_counts / label_counts.sum(axis=0)).max(axis=1) <= _WHOLE_CLASS
-        if not far.any():
-            return -1, "whole_class"
-        rows = np.maximum(label_counts.sum(axis=1), 1.0)
-        one_label = label_counts.max(axis=1) / rows > _ONE_LABEL
-        far &= one_label | (conductances <= _MIXED_CONDUCTANCE)
-        if not far.any():
-            return -1, "mixed_labels"
-    group = int(np.argmax(np.where(far, distances, -np.inf)))
-    if shares[group] > max_removed:
-        warnings.warn(
-            f"The group farthest from the others holds {shares[group]:.0%} of the "
-            f"rows, more than max_removed={max_removed:g}. Nothing was removed: raise "
-            "max_removed if so many rows may be poisoned.",
-            UserWarning,
-            stacklevel=4,
-        )
-        return -1, "too_large"
-    return group, "removed"
 
 
 def _abstain(features):

@@ -320,3 +320,83 @@ def test_canonical_order_forgets_the_order_given(seed, levels):
     np.testing.assert_array_equal(
         X[shuffle][canonical_order(X[shuffle])], X[canonical_order(X)]
     )
+
+
+def make_overlapping(rate, *, n=1600, d=16, seed=0, n_classes=4):
+    """Classes that overlap, as a weak encoder shows them, and a mark on one of them.
+
+    Five backgrounds in which every class is found vary most; poison of class 0, a
+    share ``rate`` of it with its label true, is moved in a direction of little spread.
+    """
+    rng = np.random.default_rng(seed)
+    y = rng.integers(n_classes, size=n)
+    axes = special_ortho_group.rvs(d, random_state=rng)
+    shares = rng.dirichlet(np.full(5, 2.0), n_classes)
+    background = np.array([rng.choice(5, p=shares[code]) for code in y])
+    spread = np.geomspace(1.0, 0.15, d)
+    X = 2.0 * axes[background] + 0.5 * axes[5 + y]
+    X += (rng.standard_normal((n, d)) * spread) @ axes
+    poison = rng.permutation(np.flatnonzero(y == 0))
+    poison = poison[: round(rate * len(poison))]
+    X[poison] += axes[-1]
+    return X, y, np.isin(np.arange(n), poison)
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_poison_of_a_class_is_found_against_the_classes(rate, seed):
+    X, y, poison = make_overlapping(rate, seed=seed)
+    assert not detect(X, 4, y=y).removed.any()
+    result = detect(X, 4, y=y, distance="classes")
+    assert result.decision == "removed"
+    assert (result.removed & poison).sum() >= 0.97 * poison.sum()
+    assert (result.removed & ~poison).sum() <= 2
+    # New rows, whose labels are not known.
+    assert np.mean(result.is_off_manifold(X) == result.removed) > 0.95
+    clean = detect(X[~poison], 4, y=y[~poison], distance="classes")
+    assert not clean.removed.any()
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    n_classes=st.sampled_from([2, 3, 4]),
+    n=st.sampled_from([4, 7, 10, 12]),
+    data=st.data(),
+)
+def test_classes_made_of_clusters_lose_nothing_against_the_classes(n_classes, n, data):
+    X, y, _ = make_mixture(n, 0.0, seed=data.draw(st.integers(0, 99)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        result = detect(X, n_classes, y=y % n_classes, distance="classes")
+    assert not result.removed.any()
+
+
+@pytest.mark.parametrize("n_groups", [2, 3, 5])
+def test_clean_digits_in_few_classes_lose_nothing_against_the_classes(n_groups):
+    X, y = load_digits(return_X_y=True)
+    for labels in (y % n_groups, y * n_groups // 10):
+        assert not detect(X, n_groups, y=labels, distance="classes").removed.any()
+
+
+def test_against_the_classes_order_and_size_change_only_the_order():
+    X, y, _ = make_overlapping(0.4, n=900)
+    expected = detect(X, 4, y=y, distance="classes")
+    shuffle = np.random.default_rng(1).permutation(len(X))
+    result = detect(37.0 * X[shuffle], 4, y=y[shuffle], distance="classes")
+    np.testing.assert_array_equal(result.removed, expected.removed[shuffle])
+    np.testing.assert_array_equal(result.communities, expected.communities[shuffle])
+
+
+def test_against_the_classes_labels_are_needed():
+    with pytest.raises(ValueError, match="needs y"):
+        detect(np.random.default_rng(0).random((150, 3)), 3, distance="classes")
+
+
+def test_against_the_classes_too_large_a_group_is_not_removed():
+    X, y, poison = make_overlapping(0.5)
+    assert 0.1 < poison.mean() < 0.14
+    with pytest.warns(UserWarning, match="more than max_removed=0.1"):
+        result = detect(X, 4, y=y, distance="classes", max_removed=0.1)
+    assert result.decision == "too_large"
+    assert not result.removed.any()
+    assert not result.is_off_manifold(X).any()
