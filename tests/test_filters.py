@@ -20,6 +20,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import skvibe
 from skvibe import OffManifoldFilter, OffManifoldSampler, filters
 from skvibe.off_manifold import detect_off_manifold
 
@@ -304,6 +305,43 @@ def test_values_whose_distances_overflow_are_refused(poisoned):
             OffManifoldFilter(random_state=0).fit(large, y)
         large[5, 2] = sign * 1e150
         OffManifoldFilter(random_state=0).fit(large, y)
+
+
+def test_against_the_classes(tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.arange(700) % N_CLASSES
+    # Classes that overlap, and a third of one of them moved.
+    X = 0.5 * np.eye(6)[y] + rng.standard_normal((700, 6)) * np.geomspace(1, 0.1, 6)
+    poison = (y == 0) & (np.arange(700) % 9 == 0)
+    X[poison, 5] += 2.0
+    first = np.argmax(poison)
+    X[first] = np.nan  # removed before
+    estimator = OffManifoldFilter(distance="classes", random_state=0)
+    marked = estimator.fit_transform(X, y)
+    np.testing.assert_array_equal(estimator.removed_mask_, poison)
+    assert np.isnan(marked[first]).all()
+    found = detect_off_manifold(
+        np.delete(X, first, axis=0),
+        2,
+        y=np.delete(y, first),
+        distance="classes",
+        random_state=0,
+    )
+    np.testing.assert_array_equal(
+        np.delete(estimator.removed_mask_, first), found.removed
+    )
+    assert estimator.decision_ == found.decision
+    expected = estimator.is_off_manifold(X)
+    assert expected[first]
+    np.testing.assert_array_equal(
+        np.delete(expected, first), found.is_off_manifold(np.delete(X, first, axis=0))
+    )
+    estimator.save(tmp_path / "filter.skvibe")
+    loaded = skvibe.load(tmp_path / "filter.skvibe")
+    np.testing.assert_array_equal(loaded.is_off_manifold(X), expected)
+    by_count = OffManifoldFilter(distance="classes", n_communities=4, random_state=0)
+    with pytest.raises(ValueError, match="needs y"):
+        by_count.fit(np.delete(X, first, axis=0))
 
 
 @pytest.mark.parametrize("estimator", [OffManifoldFilter, OffManifoldSampler])
