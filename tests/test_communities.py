@@ -174,11 +174,12 @@ def merge_by_the_book(labels, edges, target, features):
     return groups
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_merging_goes_by_the_book(seed):
+@pytest.mark.parametrize("n_edges", [0, 12, 150])  # without, with few, with many
+@pytest.mark.parametrize("seed", range(3))
+def test_merging_goes_by_the_book(seed, n_edges):
     rng = np.random.default_rng(seed)
     labels = np.r_[np.arange(30), rng.integers(30, size=90)]
-    edges = np.unique(np.sort(rng.integers(120, size=(150, 2)), axis=1), axis=0)
+    edges = np.unique(np.sort(rng.integers(120, size=(n_edges, 2)), axis=1), axis=0)
     edges = edges[edges[:, 0] != edges[:, 1]]
     for features in (None, rng.standard_normal((120, 3))):
         for target in (1, 4, 17, 29, 30):
