@@ -159,10 +159,12 @@ def test_nodes_without_edges_are_communities():
 def merge_by_the_book(labels, edges, target, features):
     """The merging rule, every pair looked at in every step."""
     groups = labels.copy()
+    # A community without edges counts as one of degree 1.
+    own = np.maximum(community_links(labels, edges, labels.max() + 1).sum(axis=1), 1.0)
     while len(np.unique(groups)) > target:
         names = np.unique(groups)
         links = community_links(np.searchsorted(names, groups), edges, len(names))
-        degrees = np.maximum(links.sum(axis=1), 1.0)
+        degrees = np.array([own[np.unique(labels[groups == n])].sum() for n in names])
         gaps = np.outer(degrees, degrees)
         if features is not None:
             means = np.array([features[groups == name].mean(axis=0) for name in names])
