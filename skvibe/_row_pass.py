@@ -329,8 +329,8 @@ class RowPass:
             (self.n_classes, len(rows)) if axis == 0 else (len(rows), self.n_classes)
         )
         s = torch.empty(shape, dtype=torch.float64, device=rows.device)
-        turned = rows.T if axis == 0 else rows
-        torch.add(self.g / NATS, turned, alpha=self.lam / NATS, out=s)
+        s.copy_(rows.T if axis == 0 else rows)  # add would convert them elsewhere first
+        torch.add(self.g / NATS, s, alpha=self.lam / NATS, out=s)
         if labels is None:
             top = s.amax(axis, keepdim=True)
         else:  # of several equal ones the first

@@ -326,7 +326,8 @@ def _softmax(block: torch.Tensor, potentials: np.ndarray, lam: float) -> torch.T
     axis = 0 if turn else 1
     rows = block.T if turn else block
     s = torch.empty(rows.shape, dtype=torch.float64, device=block.device)
-    torch.add(g[:, None] if turn else g, rows, alpha=lam, out=s)
+    s.copy_(rows)  # add would convert them elsewhere first
+    torch.add(g[:, None] if turn else g, s, alpha=lam, out=s)
     s.sub_(s.amax(axis, keepdim=True))
     # exp is tens of times slower where it underflows; below here it is zero anyway.
     nothing = s < -700.0
