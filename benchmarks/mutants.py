@@ -34,9 +34,9 @@ import traceback
 from _stamp import ROOT, stamp
 
 RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
-PATIENCE = 6.0
-# module -> its tests, and what of them to leave out
+PATIENCE = 3.0
 _SLOW = "extra_memory or agrees_with_pot"
+# module -> its tests, and what of them to leave out
 TARGETS = {
     "communities": (["tests/test_communities.py", "skvibe/communities.py"], ""),
     "_removed_rows": (["tests/test_removed_rows.py"], ""),
