@@ -109,6 +109,9 @@ def _main_line():
         rows.append(Row("main", setting, Run(attack, "vibe", filtered=False)))
         setting = f"{attack}/skvibe's own steps"
         rows.append(Row("main", setting, Run(attack, "skvibe")))
+        if attack in CLEAN_LABEL:
+            run = Run(attack, "skvibe", filtered=False)
+            rows.append(Row("main", f"{setting}/preprocess=no", run))
     return rows
 
 

@@ -124,10 +124,6 @@ def _label_consistent(images, bench, shared):
         # Digits have so much contrast that noise of 16/255 does not hide them, and a
         # quarter of their class would be fewer rows than the filter's neighbours.
         changes = {"size": 2, "eps": 64 / 255, "step": 6 / 255, "rate": 0.5}
-    elif images.side < 32:
-        # Corners of 3 x 3 are a seventh of 16 x 16 pixels: a model trained on clean
-        # images reads 0.39 of those that carry them as the target.
-        changes = {"size": 2}
     model = bench.attackers_model()
     return attacks.LabelConsistent(surrogate=model, **changes, **shared)
 

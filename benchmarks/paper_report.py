@@ -38,15 +38,15 @@ this library's own steps (first E-step, class shares, refit on trusted rows).
 **At the scale "cpu" compare shapes, not levels.** Images are small and few, the encoder
 has 0.1 million weights, pretraining takes seconds. Triggers are made to fit (see
 `benchmarks/paper_images.py`): the corner has 2 x 2 pixels, the wave of SIG is slower,
-FTrojan and CTRL write into the one grey channel, LC's corners have 2 x 2 pixels and
-on digits stronger noise, SIG (and on digits LC) poisons half the target class, and
-VGG-11 is an eighth as wide and sees every pixel enlarged. The seed draws the
-poison, the encoder's start and the order of the images; where several were run, a cell
-is their mean and, in brackets, the lowest and the highest. The filter measures
-communities of whitened directions against the classes as given (`distance="classes"`);
-the default, which measures them against one another, lets LC through with an encoder
-this small. Rows with a star were made by an earlier version of this library, with the
-filter on features as they are; the command makes them anew.
+FTrojan and CTRL write into the one grey channel, LC has stronger noise and smaller
+corners on digits, SIG (and on digits LC) poisons half the target class, and VGG-11 is
+an eighth as wide and sees every pixel enlarged. The seed draws the poison, the
+encoder's start and the order of the images; where several were run, a cell is their
+mean and, in brackets, the lowest and the highest. The filter measures communities of
+whitened directions against the classes as given (`distance="classes"`); the default,
+which measures them against one another, lets LC through with an encoder this small.
+Rows with a star were made by an earlier version of this library, with the filter on
+features as they are; the command makes them anew.
 """
 
 
