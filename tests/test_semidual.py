@@ -1,5 +1,6 @@
 """The Newton ascent, step by step, against the formulas it is made of."""
 
+import inspect
 from types import SimpleNamespace
 
 import numpy as np
@@ -452,6 +453,13 @@ def test_two_rounds_without_a_gain_are_the_last():
         assert state._is_improving() == going_on
     state.best = state.best._replace(error=0.9703)  # 0.99 x 0.98 = 0.9702
     assert not state._is_improving()
+
+
+def test_defaults():
+    defaults = inspect.signature(solve_semidual).parameters
+    assert defaults["tol"].default == 1e-6
+    assert defaults["max_sweeps"].default == 1000
+    assert defaults["init"].default is None
 
 
 @pytest.mark.parametrize("lam", [0.1, 2.0, 40.0])
