@@ -35,7 +35,7 @@ from _stamp import ROOT, stamp
 
 RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
 PATIENCE = 3.0
-_SLOW = "extra_memory or agrees_with_pot"
+_SLOW = "memory or pot or optimum or impossible or thousand or accelerators or storage"
 # module -> its tests, and what of them to leave out
 TARGETS = {
     "communities": (["tests/test_communities.py", "skvibe/communities.py"], ""),
@@ -335,7 +335,13 @@ def _child(target, tree, seconds, times, pipe):
         sys.meta_path.insert(0, _Finder(name, path, tree))
         import pytest
 
-        arguments = ["-xq", "-pno:cacheprovider", "--tb=no", "--assert=plain"]
+        arguments = [
+            "-xq",
+            "-pno:cacheprovider",
+            "-pno:xdist",
+            "--tb=no",
+            "--assert=plain",
+        ]
         if left_out:
             arguments += ["-k", f"not ({left_out})"]
         plugin = _Plugin(times)
