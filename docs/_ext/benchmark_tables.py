@@ -29,7 +29,9 @@ def fit(found):
         f"{epoch['ratio']:.2f}",
     ]
     share = steps["e_step_share"]
-    yield ["E-steps in a fit", f"{share:.0%} of {steps['fit_s']:.2f} s", "", ""]
+    size = f"{epoch['n_rows']:,} x {epoch['n_features']}"
+    parts = f"{share:.1%} of {steps['fit_s']:.2f} s"
+    yield [f"E-steps in a default fit, {size}", parts, "", ""]
 
 
 def transport(found):
@@ -87,6 +89,19 @@ def memory(found):
             f"{line['e_step_bytes'] / line['matrix_bytes']:.2f} matrices "
             f"({line['e_step_share_of_bar']:.2f})",
             f"{line['fit_bytes'] / 1e6:.0f} MB ({line['fit_share_of_bar']:.2f})",
+        ]
+
+
+def e_step_period(found):
+    """E-steps every 20 iterations, or an epoch apart."""
+    yield ["E-steps", "ACC", "ASR", "AUROC", "iterations", "E-steps made", "a fit"]
+    names = {"20": "every 20 iterations", "auto": "an epoch apart (default)"}
+    for period, line in found["means"].items():
+        yield [
+            names[period],
+            *(f"{line[key]:.4f}" for key in ("ACC", "ASR", "AUROC")),
+            *(f"{line[key]:.0f}" for key in ("iterations", "e_steps")),
+            f"{line['fit_s']:.1f} s",
         ]
 
 
@@ -216,6 +231,7 @@ TABLES = {
     "drift": ("transport.json", drift),
     "posteriors": ("fit.json", posteriors),
     "memory": ("memory.json", memory),
+    "e-step-period": ("e_step_period.json", e_step_period),
     "neighbours": ("graph.json", neighbours),
     "trigger-cost": ("trigger_filter_cost.json", trigger_cost),
     "classifier-alone": ("classifier_alone.json", alone),
