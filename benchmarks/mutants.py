@@ -181,28 +181,30 @@ def sites(tree):
 
 
 def mutants(source):
-    """All mutants: line, words, code of the line before and after, changed tree."""
-    found = []
-    n_sites = len(sites(ast.parse(source)))
-    for i in range(n_sites):
-        n_kinds = len(list(mutations(sites(ast.parse(source))[i])))
-        for j in range(n_kinds):
-            tree = ast.parse(source)
-            node = sites(tree)[i]
-            words, change = list(mutations(node))[j]
-            changed = ast.copy_location(change(node), node)
-            _Replace(node, changed).visit(tree)
-            ast.fix_missing_locations(tree)
-            found.append(
-                {
-                    "line": node.lineno,
-                    "kind": words,
-                    "before": _short(node),
-                    "after": _short(changed),
-                    "tree": tree,
-                }
-            )
-    return sorted(found, key=lambda mutant: mutant["line"])
+    """Places of all mutants, in the order of the lines: number of a site, and kind."""
+    found = [
+        (node.lineno, i, kind)
+        for i, node in enumerate(sites(ast.parse(source)))
+        for kind in range(len(list(mutations(node))))
+    ]
+    return [place[1:] for place in sorted(found, key=lambda place: place[0])]
+
+
+def make_mutant(source, i, kind):
+    """One mutant: line, words, code of the line before and after, changed tree."""
+    tree = ast.parse(source)
+    node = sites(tree)[i]
+    words, change = list(mutations(node))[kind]
+    changed = ast.copy_location(change(node), node)
+    _Replace(node, changed).visit(tree)
+    ast.fix_missing_locations(tree)
+    return {
+        "line": node.lineno,
+        "kind": words,
+        "before": _short(node),
+        "after": _short(changed),
+        "tree": tree,
+    }
 
 
 class _Replace(ast.NodeTransformer):
@@ -366,15 +368,16 @@ def examine(target, sample, seed=0):
     made = mutants(source)
     chosen = made
     if sample and sample < len(made):
-        chosen = random.Random(seed).sample(made, sample)
-        chosen.sort(key=lambda mutant: mutant["line"])
+        places = range(len(made))
+        chosen = [made[k] for k in sorted(random.Random(seed).sample(places, sample))]
     print(
         f"{target}: {len(made)} mutants, {len(chosen)} tried, tests take {used:.1f} s"
     )
     counts = {"killed": 0, "slow": 0, "survived": 0}
     survivors = []
     start = time.perf_counter()
-    for mutant in chosen:
+    for place in chosen:
+        mutant = make_mutant(source, *place)
         outcome, _ = run_tests(target, mutant.pop("tree"), PATIENCE * used + 5, times)
         counts[outcome] += 1
         if outcome == "survived":
