@@ -130,6 +130,31 @@ def test_most_rows_ambiguous_are_not_screened():
     assert not RowPass(sweep, np.zeros(NARROW), 3.0, False, False).dense
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.51])
+@pytest.mark.parametrize("radius", [0.0, 8.0])
+def test_only_what_is_not_dense_is_screened(share, radius, monkeypatch):
+    screened, screen = [], RowPass._screened
+
+    def spy(self, block, labels):
+        screened.append(len(block))
+        screen(self, block, labels)
+
+    monkeypatch.setattr(RowPass, "_screened", spy)
+    sweep = sweep_over(scores(500, NARROW, share=0.95, spread=1.0))
+    sweep._radius = radius
+    sweep(np.zeros(NARROW))
+    assert (sweep.settled is not None) == (radius > 0)
+    sweep._ambiguous[2.0] = share
+    screened.clear()
+    settled = sweep.settled
+    sweep(np.zeros(NARROW))
+    if settled is None:
+        assert bool(screened) == (share <= 0.5)
+    else:
+        # The share is of all rows; those that are ambiguous are among those left.
+        assert bool(screened) == (share * 500 <= 0.5 * settled.n_left())
+
+
 # -- clear rows ----------------------------------------------------------------------
 
 
