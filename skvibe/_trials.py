@@ -76,8 +76,8 @@ def settings_to_try(vibe):
             settings.append(setting)
     is_auto = isinstance(vibe.prior, str) and vibe.prior == "auto"
     if is_auto and not vibe.train_encoder:
-        # The last resort, where every relabelling is denied: classes so unequal that
-        # equal shares wipe out the small ones.
+        # The last resort, where every relabelling is denied or a class has vanished:
+        # classes so unequal that equal shares wipe out the small ones.
         settings.append(replace(settings[0], prior="empirical"))
     return settings
 
@@ -118,7 +118,7 @@ def fit_trials(vibe, inputs, given, trials, device):
     encoded = None if vibe.encoder is None else unit_training_rows(vibe, inputs, device)
     agreed = False
     for setting, checkpoint in trials:
-        if best is not None and not _is_worth_trying(setting, best, agreed):
+        if best is not None and not _is_worth_trying(setting, best, agreed, given):
             continue
         checkpoint.warned = warned
         features = None  # those of the last setting make room first
@@ -159,10 +159,11 @@ def _fit_setting(vibe, inputs, features, given, checkpoint, setting):
     return whole and _judge(vibe, inputs, given, checkpoint.seeds[0])
 
 
-def _is_worth_trying(setting, best, agreed):
-    if setting.prior is not None:
-        return best["relabelling_gain_"] < _DENIED
-    return not agreed
+def _is_worth_trying(setting, best, agreed, given):
+    if setting.prior is None:
+        return not agreed
+    minus_vanished, gain = _merit(best, given)
+    return minus_vanished < 0 or gain < _DENIED
 
 
 def _fit_one(vibe, inputs, features, given, checkpoint, prior):

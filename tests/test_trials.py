@@ -44,6 +44,19 @@ def test_a_small_class_survives_where_equal_shares_would_wipe_it_out():
     assert vibe.score(centres, [0, 1]) == 1
 
 
+def test_a_class_among_many_survives_where_a_relabelling_that_loses_it_is_confirmed():
+    # Unequal classes, three of them around each of eight centres.
+    rng = np.random.default_rng(0)
+    shares = np.geomspace(1, 1 / 50, 24)
+    y = rng.choice(24, 2500, p=shares / shares.sum())
+    centres = rng.normal(size=(8, 40))[np.arange(24) % 8]
+    centres += 0.6 * rng.normal(size=(24, 40))
+    X = centres[y] + rng.normal(size=(2500, 40))
+    vibe = VIBEClassifier(random_state=0).fit(X, y)
+    assert np.mean(vibe.clean_labels_ == y) > 0.995
+    assert vibe.score(centres, np.arange(24)) == 1
+
+
 def test_the_best_setting_is_published_as_if_it_had_been_given():
     data = load_poisoned_digits(rate=0.02, random_state=0)
     chosen = VIBEClassifier(random_state=0).fit(data.X, data.y)
