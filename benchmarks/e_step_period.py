@@ -26,7 +26,13 @@ from sklearn.metrics import roc_auc_score
 from skvibe import VIBEClassifier
 
 RESULT = ROOT / "benchmarks" / "results" / "e_step_period.json"
-CELLS = [("word", 0, 0.02), ("sent", 1, 0.02), ("word", 1, 0.1), ("sent", 0, 0.005)]
+# Attack, target, rate, seeds: more of them where the backdoor now and then passes.
+CELLS = [
+    ("word", 0, 0.02, 2),
+    ("sent", 1, 0.02, 2),
+    ("word", 1, 0.1, 2),
+    ("sent", 0, 0.005, 7),
+]
 PERIODS = (20, "auto")
 
 
@@ -64,12 +70,11 @@ def measure(arrays, X, y, poisoned, period, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=50_000)
-    parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
     fits = []
-    for seed in range(options.seeds):
-        for attack, target, rate in CELLS:
+    for attack, target, rate, n_seeds in CELLS:
+        for seed in range(n_seeds):
             arrays = load(Cell("agnews", attack, target, rate, seed))
             rng = np.random.default_rng(seed)
             X, y, poisoned = rows_between(arrays, options.rows, rng)
