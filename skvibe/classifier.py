@@ -107,7 +107,8 @@ class VIBEClassifier(
 (n_classes,), default="auto"
         Class shares to which the clean labels are balanced. "auto": equal shares
         first, then shares counted from the rows that could be trusted, until they
-        settle; they stay equal where they are nearly so. "empirical": shares of the
+        settle; they stay equal where they are nearly so, and are those of the given
+        labels where a class would vanish otherwise. "empirical": shares of the
         given labels; on poisoned data it lets the backdoor through. "learned":
         ``softmax(prior_temperature * theta)``, as in the paper.
     prior_temperature : float, default=0.02
