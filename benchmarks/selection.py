@@ -87,16 +87,11 @@ def summary(lines):
     """Print what each scorer picked, and how often that was good."""
     print(f"{'scorer':26s} Spearman  regret  within .05  under median  by .01")
     for name in SCORERS:
-        rows = []
-        for line in lines:
-            truth = np.array(line["truth"][: len(GRID)])
-            score = np.array(line["scores"][name][: len(GRID)])
-            regret = truth.max() - truth[score.argmax()]
-            curable = min(line["asr"][: len(GRID)]) <= 0.2
-            under = np.median(truth) - truth[score.argmax()]
-            rho = spearmanr(truth, score).statistic
-            rows.append((rho, regret, curable and regret <= 0.05, curable, under))
-        rho, regret, good, curable, under = map(np.array, zip(*rows, strict=True))
+        rows = [pick(line, name) for line in lines if name in line["scores"]]
+        if not rows:
+            continue
+        rho, regret, curable, under = map(np.array, zip(*rows, strict=True))
+        good = curable & (regret <= 0.05)
         print(
             f"{name:26s} {np.nanmean(rho):8.2f} {regret.mean():7.3f} "
             f"{good.sum():5d} of {curable.sum():2d} "
@@ -109,24 +104,46 @@ def summary(lines):
     )
 
 
+def pick(line, name):
+    """Rank correlation, regret, whether a cure exists, how far under the median."""
+    truth = np.array(line["truth"][: len(GRID)])
+    score = np.array(line["scores"][name][: len(GRID)])
+    chosen = truth[score.argmax()]
+    return (
+        spearmanr(truth, score).statistic,
+        truth.max() - chosen,
+        min(line["asr"][: len(GRID)]) <= 0.2,
+        np.median(truth) - chosen,
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--print", action="store_true", dest="only_print")
     parser.add_argument("--only", default="", help="start of the names of the cells")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lines = []
+    lines = {}
     if RESULT.exists():
-        lines = [json.loads(line) for line in RESULT.read_text().splitlines()]
-    done = {line["cell"] for line in lines}
+        lines = {
+            line["cell"]: line
+            for line in map(json.loads, RESULT.read_text().splitlines())
+        }
     for cell in [] if options.only_print else CELLS:
-        if cell.key in done or not cell.key.startswith(options.only):
+        # A cell measured before a scorer was added is measured again.
+        done = cell.key in lines and SCORERS.keys() <= lines[cell.key]["scores"].keys()
+        if done or not cell.key.startswith(options.only):
             continue
-        lines.append(judge(cell) | {"run": stamp()})
-        with RESULT.open("a") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
+        lines[cell.key] = judge(cell) | {"run": stamp()}
+        RESULT.write_text("".join(json.dumps(line) + "\n" for line in lines.values()))
         print(cell.key, flush=True)
-    summary(lines)
+    summary(lines.values())
+    complete = [
+        line for line in lines.values() if line["scores"].keys() >= set(SCORERS)
+    ]
+    if 0 < len(complete) < len(lines):
+        print(f"\nthe {len(complete)} cells that have all scorers:")
+        summary(complete)
 
 
 if __name__ == "__main__":
