@@ -36,7 +36,7 @@ from _stamp import ROOT, stamp
 RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
 PATIENCE = 3.0
 _SLOW = (
-    "extra_memory or with_pot or pot_finishes or pot_that or of_the_optimum "
+    "extra_memory or with_pot or of_the_optimum "
     "or impossible or thousand_classes or accelerators_fixed or storage_does_not_matter"
 )
 # module -> its tests, and what of them to leave out

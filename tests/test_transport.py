@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 
+from skvibe import transport
 from skvibe.transport import (
     RowSweep,
     TransportResult,
@@ -572,6 +573,29 @@ def test_errors_say_what_is_wrong_with_log_p(solver):
         solve(set_entry(np.inf))
     with pytest.raises(ValueError, match=r"class\(es\) \[2\].*drop these columns"):
         solve(lambda log_p: log_p.__setitem__((slice(None), 2), -np.inf))
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "tol"), [(100, 1e-6), (100_000, 1e-6), (400_000, 2.5e-7)]
+)
+def test_without_a_tolerance_less_than_a_tenth_of_a_row_changes_hands(
+    n_rows, tol, monkeypatch
+):
+    asked = []
+
+    def solve(sweep, prior, *, tol, max_sweeps, init):
+        asked.append((tol, max_sweeps, sweep.precision))
+        return solve_semidual(sweep, prior, tol=tol, max_sweeps=max_sweeps, init=init)
+
+    monkeypatch.setattr(transport, "solve_semidual", solve)
+    log_p = np.zeros((n_rows, 2), dtype=np.float32)
+    result = solve_transport(log_p, [0.5, 0.5])
+    assert result.error <= tol
+    # Rounding of the sums, and rows counted as one-hot, take their part of it.
+    ((asked_tol, max_sweeps, precision),) = asked
+    assert asked_tol == pytest.approx(0.95 * tol)
+    assert precision == pytest.approx(tol / 64)
+    assert max_sweeps == 1000
 
 
 def test_errors_say_what_is_wrong_with_the_parameters():
