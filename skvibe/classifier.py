@@ -40,7 +40,7 @@ _INTERRUPTED = (
 _NOT_SETTLED = (
     "EM did not converge within max_iter={} iterations: the last E-step changed {:.2%} "
     "of the clean labels, and two in a row must change at most {:.2%} (tol). Raise "
-    "max_iter or tol, or lower lr; tol=0 makes all iterations without this warning."
+    "max_iter or tol, or lower lr. tol=0 asks for no such warning."
 )
 
 
@@ -125,8 +125,8 @@ class VIBEClassifier(
         Learning rate of SGD (momentum 0.9, weight decay 5e-4).
     tol : float, default=1e-3
         Training stops when two E-steps in a row change at most this share of the
-        clean labels; if `max_iter` ends it first, a `ConvergenceWarning` says so. 0
-        makes all iterations, without the warning.
+        clean labels; if `max_iter` ends it first, a `ConvergenceWarning` says so. 0:
+        only when they change none, and without the warning.
     refit : bool or classifier, default=True
         After EM, fit an ordinary classifier on the unit features of the rows whose
         labels are trusted, of doubted rows that are merely hard

@@ -36,6 +36,8 @@ _CHANCE = 3.0
 _SHRINKAGE = 0.1
 # Fewer doubted rows than this agree or not by chance.
 _FEWEST = 2
+# What rounding leaves of a space that was taken out as a whole.
+_NOTHING = 1e-9
 _BLOCK = 4096
 
 
@@ -94,7 +96,8 @@ def shared_displacement(
     -------
     SharedDisplacement
         Nothing is suspicious in a class of fewer than two trusted rows, of fewer than
-        two doubted ones, or where trusted rows do not scatter.
+        two doubted ones, or where trusted rows do not scatter, or only along the
+        directions between class means.
 
     References
     ----------
@@ -203,7 +206,7 @@ def _class_means(features, labels, rows, n_classes):
 
 
 def _within_class_space(rows, means, labels, counts):
-    """From trusted rows; None where they do not scatter."""
+    """From trusted rows; None where they do not scatter, or only between classes."""
     residuals = torch.from_numpy(rows - means[labels])
     n_features = residuals.shape[1]
     origin = torch.zeros(n_features, dtype=torch.float64)
@@ -228,5 +231,7 @@ def _within_class_space(rows, means, labels, counts):
     space.between = between[lengths > 1e-8 * max(lengths[0], 1e-300)]
     taken_out = float(((space.between @ directions.T) ** 2 @ kept).sum())
     space.size = float(kept.sum()) - taken_out
+    if space.size < _NOTHING * kept.sum():
+        return None
     space.noise = float(np.sqrt(2 * (kept**2).sum()))
     return space

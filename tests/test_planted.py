@@ -212,3 +212,12 @@ def test_two_rows_of_each_kind_are_needed(n_trusted, n_doubted):
     enough = n_trusted > 1 and n_doubted > 1
     assert (found.agreement[1] != 0) == enough
     assert found.suspicious[1] == enough
+
+
+@pytest.mark.parametrize("n_features", [9, 10])
+def test_nothing_is_told_where_class_means_span_the_features(n_features):
+    X, labels, trusted = make_rows(n_rows=2000, n_features=n_features, n_classes=11)
+    found = look(X, labels, trusted, 11)
+    assert not found.suspicious.any()
+    assert np.isfinite(found.agreement).all()
+    assert (found.projections == 0).all()
