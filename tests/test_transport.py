@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 
 from skvibe import transport
@@ -550,6 +551,26 @@ def test_new_rows_get_the_plans_rows():
     np.testing.assert_allclose(q.sum(dim=1).numpy(), 1.0, rtol=1e-6)
     blocked = transport_rows([[0.0, -np.inf]], [0.0, 3.0], lam=2.0)
     np.testing.assert_array_equal(blocked, [[1.0, 0.0]])
+
+
+@pytest.mark.parametrize("n_classes", [7, 80])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("lam", [0.3, 25.0, 400.0])
+def test_responsibilities_are_a_softmax(n_classes, dtype, lam):
+    log_p = posterior(300, n_classes, dtype=dtype)
+    log_p[0, 1:] = -np.inf
+    g = np.random.default_rng(1).standard_normal(n_classes)
+    expected = softmax(lam * log_p.astype(np.float64) + g, axis=1)
+    expected[expected < np.exp(-700)] = 0.0
+    rtol = 1e-6 if dtype is np.float32 else 1e-12
+    found = transport_rows(log_p, g, lam=lam)
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=1e-45)
+    plan = solve_transport(
+        log_p, np.full(n_classes, 1 / n_classes), lam=1.0, return_plan=True
+    )
+    potentials = np.asarray(plan.potentials)
+    expected = softmax(log_p.astype(np.float64) + potentials, axis=1) / 300
+    np.testing.assert_allclose(plan.plan, expected, rtol=rtol, atol=1e-45)
 
 
 @pytest.mark.parametrize("solver", ["torch", "pot"])
