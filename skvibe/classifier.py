@@ -221,7 +221,7 @@ class VIBEClassifier(
     See Also
     --------
     OffManifoldFilter : Removes rows that lie off the manifold of all others.
-    skvibe.model_selection.separation_scorer : Scoring for a search on poisoned data.
+    skvibe.model_selection.suspect_scorer : Scoring for a search on poisoned data.
 
     Notes
     -----
@@ -590,9 +590,10 @@ class VIBEClassifier(
         """Accuracy against the labels given: do not select models by it.
 
         On poisoned data this *rewards the backdoor*, since the poisoned rows of ``y``
-        carry the attacker's label. It is right for a clean test set. For
-        `GridSearchCV` on poisoned data pass
-        ``scoring=skvibe.model_selection.separation_scorer``.
+        carry the attacker's label: of twelve settings on poisoned digits it picks one
+        that obeys the trigger in 99 % of cases (``examples/grid_search.py``). It is
+        right for a clean test set. For `GridSearchCV` on poisoned data pass
+        ``scoring=skvibe.model_selection.suspect_scorer(X, y)``.
 
         Parameters
         ----------
