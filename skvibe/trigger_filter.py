@@ -397,7 +397,7 @@ class TriggerFilter(
         majority = self.classes_[present[share > 0.5]]
         if len(majority):
             warn_once(
-                "TriggerFilter removes more than half of the rows labelled "
+                "TriggerFilter suspects more than half of the rows labelled "
                 f"{majority.tolist()}: either poison outnumbers the class's own rows "
                 "or the label is mostly wrong. Look at these rows.",
             )

@@ -23,7 +23,7 @@ def named(pages):
 
 
 # True of these data: class 0 holds more poison than rows of its own.
-@pytest.mark.filterwarnings("ignore:TriggerFilter removes more than half")
+@pytest.mark.filterwarnings("ignore:TriggerFilter suspects more than half")
 @pytest.mark.slow
 @pytest.mark.parametrize("page", named(page for page in PAGES if page.name in RUNNABLE))
 def test_programs_of_a_page_run_in_order(page, tmp_path, monkeypatch):
