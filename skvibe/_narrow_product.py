@@ -60,7 +60,7 @@ def _product(one, other):
 
 @functools.cache
 def _plain_product():
-    """oneDNN's product of plain tensors: the same bits without a copy of the rows.
+    """oneDNN's product of plain tensors: without a copy of the rows, equal to rounding.
 
     It is no part of torch's public interface: None where this torch has it not.
     """
