@@ -221,3 +221,17 @@ def test_nothing_is_told_where_class_means_span_the_features(n_features):
     assert not found.suspicious.any()
     assert np.isfinite(found.agreement).all()
     assert (found.projections == 0).all()
+
+
+@pytest.mark.parametrize(("length", "suspicious"), [(1.8, False), (2.3, True)])
+def test_two_standard_deviations_are_suspicious(length, suspicious):
+    # Means of classes differ along other features than the displacement.
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=20_000)
+    X = rng.normal(size=(20_000, 8))
+    X[:, 0] += 9 * labels
+    doubted = rng.random(20_000) < 0.2
+    X[doubted & (labels == 1), 5] += length * np.sqrt(1.1)  # shrinkage: a tenth
+    found = look(X, labels, ~doubted, 2)
+    assert found.agreement[1] == pytest.approx(length, rel=0.05)
+    np.testing.assert_array_equal(found.suspicious, [False, suspicious])
