@@ -180,8 +180,8 @@ def grow_group(features, in_class, in_group):
     >>> X = rng.standard_normal((200, 4))
     >>> X[:80, 0] += 9.0
     >>> community = np.arange(200) < 50
-    >>> grow_group(X, np.ones(200, dtype=bool), community).sum()
-    np.int64(80)
+    >>> int(grow_group(X, np.ones(200, dtype=bool), community).sum())
+    80
     """
     rows = np.flatnonzero(in_class)
     inside = in_group[rows]

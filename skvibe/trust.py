@@ -138,10 +138,10 @@ def look_into_doubts(
     >>> trusted = np.arange(400) % 20 != 0
     >>> X[~trusted & (labels == 1)] = rng.normal(size=10)  # of the other class
     >>> doubts = look_into_doubts(X.__getitem__, labels, trusted, 2, rng)
-    >>> doubts.plausible[~trusted & (labels == 0)].all()
-    np.True_
-    >>> doubts.plausible[~trusted & (labels == 1)].any()
-    np.False_
+    >>> bool(doubts.plausible[~trusted & (labels == 0)].all())
+    True
+    >>> bool(doubts.plausible[~trusted & (labels == 1)].any())
+    False
     """
     n = len(given)
     nothing = np.zeros(n, dtype=bool)

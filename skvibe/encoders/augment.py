@@ -5,6 +5,8 @@ Augmentations here take images as `ImageInput` does (any layout, uint8 or float,
 that an encoder reads both alike. Random numbers are torch's global ones.
 """
 
+import math
+
 import torch
 
 from skvibe._checks import check_real
@@ -89,7 +91,8 @@ class SimCLRAugmentation(Augmentation):
     in_channels : int, default=3
         Channels of the images. Colours are changed only with 3.
     min_area : float in (0, 1], default=0.2
-        Least share of the image that a crop shows.
+        Least share of the image that a crop shows. Where a crop might be a single row
+        of pixels, images are not cropped.
     flip : bool, default=True
         Mirror left to right every second time. Not for digits or text.
     colour : float in [0, 1], default=0.5
@@ -132,9 +135,13 @@ class SimCLRAugmentation(Augmentation):
 
     def build(self, height, width):
         kornia = _import_kornia()
-        steps = [
-            kornia.RandomResizedCrop((height, width), scale=(self.min_area, 1.0)),
-        ]
+        steps = []
+        # Shortest side of a crop, of the narrowest shape that kornia draws (3 : 4). A
+        # single row of pixels has no four corners to be stretched from.
+        shortest = math.sqrt(0.75 * self.min_area * height * width)
+        if min(height, width, shortest) >= 2:
+            size = (height, width)
+            steps.append(kornia.RandomResizedCrop(size, scale=(self.min_area, 1.0)))
         if self.flip:
             steps.append(kornia.RandomHorizontalFlip())
         if self.in_channels == 3 and self.colour > 0:

@@ -283,7 +283,10 @@ class _CifarUnpickler(pickle.Unpickler):
                 f"The CIFAR-10 file wants to load {module}.{name}, which has no place "
                 "in it. Get the file from its official source."
             )
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        if module.endswith("core.multiarray"):
+            # Files of any NumPy, read by any: version 2 gave the module another name.
+            module = np.empty(0).__reduce__()[0].__module__
+        return super().find_class(module, name)
 
 
 def _class_number(label):

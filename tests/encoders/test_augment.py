@@ -69,3 +69,14 @@ def test_without_flip_digits_are_never_mirrored():
 def test_bad_parameters(make, params, message):
     with pytest.raises(ValueError, match=message):
         make(**params)
+
+
+@pytest.mark.parametrize(
+    ("size", "cropped"), [((1, 64), False), ((3, 3), False), ((8, 8), True)]
+)
+def test_images_too_small_to_crop_are_not(size, cropped):
+    torch.manual_seed(0)
+    images = torch.rand(16, 1, *size)
+    views = SimCLRAugmentation(1, flip=False)(images)
+    assert views.shape == images.shape
+    assert torch.equal(views, images) != cropped
