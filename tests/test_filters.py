@@ -618,7 +618,7 @@ def test_import_loads_no_graph_library():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_transform_names_rows_that_are_not_finite(bad):
     X = np.random.default_rng(0).normal(size=(120, 3))
-    kept = OffManifoldFilter(n_communities=2, random_state=0).fit(X)
+    kept = OffManifoldFilter(n_communities=3, random_state=0).fit(X)
     X[5, 1] = bad
     with pytest.raises(ValueError, match="NaN or infinity in some features"):
         kept.transform(X)
@@ -626,7 +626,7 @@ def test_transform_names_rows_that_are_not_finite(bad):
 
 def test_the_removed_group_may_be_the_first():
     X = np.random.default_rng(0).normal(size=(120, 2))
-    kept = OffManifoldFilter(n_communities=2, random_state=0).fit(X)
+    kept = OffManifoldFilter(n_communities=3, random_state=0).fit(X)
     kept._far_group, kept._centroids = 0, np.array([[9.0, 0.0], [0.0, 0.0]])
     off = kept.is_off_manifold(np.array([[8.0, 1.0], [1.0, 0.0]]))
     np.testing.assert_array_equal(off, [True, False])
