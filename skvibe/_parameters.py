@@ -83,15 +83,15 @@ def _check_numbers(vibe):
         check_real("encoder_lr", vibe.encoder_lr, 0, closed="()")
     check_real("lam", vibe.lam, 0, closed="()")
     if vibe.whitening is not None:
-        _check_auto_or_real("whitening", vibe.whitening, closed="()")
-    _check_auto_or_real("kappa", vibe.kappa, closed="()")
-    _check_auto_or_real("nu", vibe.nu)
+        _check_auto_or(check_real, "whitening", vibe.whitening, 0, closed="()")
+    _check_auto_or(check_real, "kappa", vibe.kappa, 0, closed="()")
+    _check_auto_or(check_real, "nu", vibe.nu, 0)
     check_option("first_e_step", vibe.first_e_step, ("joint", "clean"))
     check_real("prior_temperature", vibe.prior_temperature, 0, closed="()")
     check_real("lr", vibe.lr, 0, closed="()")
     check_real("tol", vibe.tol, 0)
     check_integer("max_iter", vibe.max_iter, 1)
-    _check_e_step_period(vibe.e_step_period)
+    _check_auto_or(check_integer, "e_step_period", vibe.e_step_period, 1)
     check_integer("batch_size", vibe.batch_size, 1)
     check_option(
         "corrupted_posterior", vibe.corrupted_posterior, ("full", "approximate")
@@ -100,18 +100,11 @@ def _check_numbers(vibe):
     check_option("solver", vibe.solver, ("torch", "pot"))
 
 
-def _check_auto_or_real(name, value, **limits):
+def _check_auto_or(check, name, value, *limits, **more):
     if isinstance(value, str):
         check_option(name, value, ("auto",))
     else:
-        check_real(name, value, 0, **limits)
-
-
-def _check_e_step_period(period):
-    if isinstance(period, str):
-        check_option("e_step_period", period, ("auto",))
-    else:
-        check_integer("e_step_period", period, 1)
+        check(name, value, *limits, **more)
 
 
 def _check_refit(refit):

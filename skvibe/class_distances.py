@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.utils import gen_batches
 
 from skvibe.community_geometry import community_distances
 
@@ -55,7 +56,7 @@ class WhitenedDirections:
         """
         features = np.asarray(features)
         mapped = np.empty(features.shape, np.result_type(features.dtype, np.float32))
-        for rows in _blocks(len(features)):
+        for rows in gen_batches(len(features), _BLOCK):
             gaps = _unit(features[rows]) - self.mean
             # What is left of rows equal to the mean is rounding.
             gaps[np.linalg.norm(gaps, axis=1) < _ROUNDING] = 0.0
@@ -88,10 +89,10 @@ def whitened_directions(features):
     features = np.asarray(features)
     n, n_features = features.shape
     total, products = np.zeros(n_features), np.zeros((n_features, n_features))
-    for rows in _blocks(n):
+    for rows in gen_batches(n, _BLOCK):
         total += _unit(features[rows]).sum(axis=0)
     mean = total / n
-    for rows in _blocks(n):
+    for rows in gen_batches(n, _BLOCK):
         gaps = _unit(features[rows]) - mean
         products += gaps.T @ gaps
     variances, axes = np.linalg.eigh(products / n)
@@ -132,23 +133,27 @@ def distances_from_classes(features, groups, codes):
     array([-1.  ,  0.44])
     """
     n_groups, n_classes = groups.max() + 1, codes.max() + 1
-    cells = groups * n_classes + codes
-    counts = np.bincount(cells, minlength=n_groups * n_classes).astype(np.float64)
-    sums = np.zeros((n_groups * n_classes, features.shape[1]))
-    for cell in np.flatnonzero(counts):
-        sums[cell] = features[cells == cell].sum(axis=0, dtype=np.float64)
-    counts = counts.reshape(n_groups, n_classes)
-    sums = sums.reshape(n_groups, n_classes, -1)
+    sums, sizes = _class_sums(features, codes, n_classes)
     distances = np.full(n_groups, -1.0)
     for group in range(n_groups):
-        left = counts.sum(axis=0) - counts[group]
+        rows = groups == group
+        sums_inside, sizes_inside = _class_sums(features[rows], codes[rows], n_classes)
+        left = sizes - sizes_inside
         held = left > 0
         if held.sum() < 2:
             continue
-        classes = (sums.sum(axis=0) - sums[group])[held] / left[held, None]
-        own = sums[group].sum(axis=0) / counts[group].sum()
+        classes = (sums - sums_inside)[held] / left[held, None]
+        own = sums_inside.sum(axis=0) / sizes_inside.sum()
         distances[group] = community_distances(np.vstack([classes, own]))[-1]
     return distances
+
+
+def _class_sums(features, codes, n_classes):
+    """Sum of the rows of each class, and their number."""
+    sums = np.zeros((n_classes, features.shape[1]))
+    for code in np.unique(codes):
+        sums[code] = features[codes == code].sum(axis=0, dtype=np.float64)
+    return sums, np.bincount(codes, minlength=n_classes)
 
 
 def grow_group(features, in_class, in_group):
@@ -207,7 +212,3 @@ def _unit(rows):
     # In two steps: squares of very small or large numbers are not finite.
     rows = rows / np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-300)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
-
-
-def _blocks(n):
-    return (slice(start, start + _BLOCK) for start in range(0, n, _BLOCK))

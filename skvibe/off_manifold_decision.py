@@ -123,7 +123,9 @@ def judge_by_community(
         shares=np.bincount(assigned, minlength=len(distances)) / len(features),
         max_removed=max_removed,
         conductances=conductances if signed else None,
-        label_counts=_label_counts(assigned, len(distances), y) if signed else None,
+        label_counts=None
+        if y is None or not signed
+        else _label_counts(assigned, len(distances), _codes(y)),
         n_classes=n_classes if signed and y is None else None,
     )
     return Judgement(
@@ -159,16 +161,16 @@ def judge_by_class(features, labels, links, y, *, threshold, max_removed):
     Judgement
         What is removed, and why. Every community is a group of its own.
     """
-    codes = np.unique(y, return_inverse=True)[1]
+    codes = _codes(y)
     distances = distances_from_classes(features, labels, codes)
     # Crumbs lie far by chance. Without allowance for their size they are not apart.
     conductances = 1.0 - np.diag(links) / np.maximum(links.sum(axis=1), 1.0)
-    counts = _label_counts(labels, len(links), y)
+    counts, sizes = _label_counts(labels, len(links), codes), np.bincount(labels)
     level = calibrate_threshold(threshold, codes.max() + 2)
     far_group, decision = _decide(
         distances,
         level,
-        shares=np.bincount(labels) / len(labels),
+        shares=sizes / len(labels),
         max_removed=max_removed,
         conductances=conductances,
         label_counts=counts,
@@ -176,22 +178,20 @@ def judge_by_class(features, labels, links, y, *, threshold, max_removed):
         one_label=_ONE_LABEL_OF_CLASS,
     )
     removed = labels == far_group
-    if counts[far_group].max() > _ONE_LABEL_OF_CLASS * removed.sum() > 0:
+    of_one_label = _shares_of_one_label(counts) > _ONE_LABEL_OF_CLASS
+    if far_group >= 0 and of_one_label[far_group]:
         in_class = codes == counts[far_group].argmax()
         removed = grow_group(features, in_class, removed)
+        # Pieces of the group itself are no rivals.
+        inside = np.bincount(labels[removed], minlength=len(links))
+        rivals = of_one_label & (distances > _RIVAL * level)
+        rivals &= (conductances <= _MAX_CONDUCTANCE) & (inside < 0.5 * sizes)
         if removed.sum() > _WHOLE_CLASS * in_class.sum():
             far_group, decision = -1, "whole_class"
         elif _is_too_large(removed.mean(), max_removed):
             far_group, decision = -1, "too_large"
-        else:
-            rivals = distances > _RIVAL * level
-            rivals &= conductances <= _MAX_CONDUCTANCE
-            rivals &= counts.max(axis=1) > _ONE_LABEL_OF_CLASS * counts.sum(axis=1)
-            # Pieces of the group itself are none.
-            inside = np.bincount(labels[removed], minlength=len(links))
-            rivals &= inside < 0.5 * counts.sum(axis=1)
-            if rivals.any():
-                far_group, decision = -1, "not_alone"
+        elif rivals.any():
+            far_group, decision = -1, "not_alone"
     centroids = refine_groups(features, labels, 0)[1]
     if far_group >= 0:
         centroids[far_group] = features[removed].mean(axis=0)
@@ -207,14 +207,21 @@ def judge_by_class(features, labels, links, y, *, threshold, max_removed):
     )
 
 
-def _label_counts(assigned, n_groups, y):
-    """Rows of each group that each given label has, or None without y."""
-    if y is None:
-        return None
-    codes = np.unique(y, return_inverse=True)[1]
+def _codes(y):
+    """Number of each label given, from 0."""
+    return np.unique(y, return_inverse=True)[1]
+
+
+def _label_counts(assigned, n_groups, codes):
+    """Rows of each group that each given label has."""
     table = np.zeros((n_groups, codes.max() + 1))
     np.add.at(table, (assigned, codes), 1.0)
     return table
+
+
+def _shares_of_one_label(label_counts):
+    """Largest share of each group that carries one label."""
+    return label_counts.max(axis=1) / np.maximum(label_counts.sum(axis=1), 1.0)
 
 
 def _decide(
@@ -242,8 +249,7 @@ def _decide(
         far &= (label_counts / label_counts.sum(axis=0)).max(axis=1) <= _WHOLE_CLASS
         if not far.any():
             return -1, "whole_class"
-        rows = np.maximum(label_counts.sum(axis=1), 1.0)
-        planted = label_counts.max(axis=1) / rows > one_label
+        planted = _shares_of_one_label(label_counts) > one_label
         far &= planted | (conductances <= _MIXED_CONDUCTANCE)
         if not far.any():
             return -1, "mixed_labels"

@@ -2,7 +2,7 @@
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -19,6 +19,9 @@ from skvibe._saving import SaveMixin
 from skvibe._warn_once import warn_once
 from skvibe.one_source import LEAST_GROUP, one_source_groups
 from skvibe.triggers import search_triggers, shifted_posterior
+
+# Rows standardised at a time: small enough to stay in cache.
+_BLOCK = 1024
 
 
 class TriggerFilter(
@@ -294,7 +297,7 @@ class TriggerFilter(
         # range of floats.
         largest = max(X.max(), -X.min())
         self._magnitude = largest if largest > 0 else 1.0
-        scaled = [X[block] / self._magnitude for block in _blocks(len(X))]
+        scaled = [X[block] / self._magnitude for block in gen_batches(len(X), _BLOCK)]
         self._offset = sum(part.sum(axis=0) for part in scaled) / len(X)
         squares = sum(np.square(part - self._offset).sum(axis=0) for part in scaled)
         scale = np.sqrt(squares / len(X))
@@ -318,7 +321,7 @@ class TriggerFilter(
         """Rows with every feature at mean 0 and deviation 1 over the training rows."""
         X = np.asarray(X)
         out = np.empty(X.shape, dtype=np.float32)
-        for block in _blocks(len(X)):
+        for block in gen_batches(len(X), _BLOCK):
             scaled = X[block].astype(np.float64)
             scaled /= self._magnitude
             scaled -= self._offset
@@ -406,8 +409,3 @@ class TriggerFilter(
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
-
-
-def _blocks(n_rows):
-    # Small enough to stay in cache.
-    return [slice(start, start + 1024) for start in range(0, n_rows, 1024)]
