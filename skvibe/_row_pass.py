@@ -15,7 +15,6 @@ import torch
 from scipy.sparse import csr_matrix
 
 from skvibe._settled_rows import (
-    LEAST_RADIUS,
     MOST_KEPT,
     Part,
     SettledRows,
@@ -46,12 +45,14 @@ SPARSE_SHARE = 0.1
 NEGLIGIBLE = 1e-10
 # The pass that labels and the reported error come from is exact to this.
 FINAL_PRECISION = 1e-14
+# From so many classes on an accelerator solves for the step itself.
+SOLVE_THERE_FROM = 128
 # exp2 is several times faster than exp on processors.
 NATS = math.log(2.0)
 
 
 class RowSums(NamedTuple):
-    """What a pass over the rows returns (host numbers, float64).
+    """What a pass over the rows returns (float64, on the host but for the curvature).
 
     Attributes
     ----------
@@ -59,8 +60,9 @@ class RowSums(NamedTuple):
         Mean over rows of ``logsumexp(lam * log_p + g)``.
     columns : ndarray of shape (K,)
         Mean over rows of the responsibilities ``Q = softmax(lam * log_p + g)``.
-    curvature : ndarray of shape (K, K) or None
-        Mean over rows of ``diag(Q_i) - Q_i Q_i'``: the Hessian of ``value``.
+    curvature : ndarray or tensor of shape (K, K), or None
+        Mean over rows of ``diag(Q_i) - Q_i Q_i'``: the Hessian of ``value``. Of 128
+        classes and more it stays, as a tensor, on the accelerator the rows are on.
     noise : float
         How far rounding may have moved ``value``.
     reach : ndarray of shape (K,) or None
@@ -71,7 +73,7 @@ class RowSums(NamedTuple):
 
     value: float
     columns: np.ndarray
-    curvature: np.ndarray | None
+    curvature: np.ndarray | torch.Tensor | None
     noise: float
     reach: np.ndarray | None
 
@@ -81,15 +83,6 @@ def split_rows(rows: torch.Tensor, shrink: int = 1) -> tuple[torch.Tensor, ...]:
     elements = CPU_BLOCK if rows.device.type == "cpu" else ACCELERATOR_BLOCK
     size = elements // (shrink * rows.shape[1])
     return rows.split(max(1, min(size, MAX_BLOCK_ROWS)))
-
-
-def _split_together(rows: torch.Tensor, labels: torch.Tensor | None) -> Iterable[tuple]:
-    """Blocks of rows, each with its part of the labels."""
-    start = 0
-    for block in split_rows(rows, shrink=2):
-        stop = start + len(block)
-        yield block, None if labels is None else labels[start:stop]
-        start = stop
 
 
 class RowPass:
@@ -132,6 +125,10 @@ class RowPass:
         size = self.lam * self.sweep._magnitude + np.abs(self.potentials).max()
         return 4 * torch.finfo(dtype).eps * (size - LOWEST_EXPONENT)
 
+    def split(self, rows: torch.Tensor, shrink: int = 1) -> tuple[torch.Tensor, ...]:
+        """Cut rows into the blocks that ``add`` takes."""
+        return split_rows(rows, shrink)
+
     def add(
         self, block: torch.Tensor, labels: torch.Tensor | None = None, start: int = 0
     ) -> None:
@@ -144,14 +141,18 @@ class RowPass:
             self._screened(block, labels)
 
     def _start_keeping(self, device: torch.device) -> None:
-        sweep = self.sweep
-        if self.dense or sweep._radius <= 0 or sweep.fixed_places(device):
+        if not self._keeps(device):
             return
         none = torch.zeros(self.n_classes, dtype=torch.float64, device=device)
-        radius = sweep._radius
+        radius = self.sweep._radius
         self.keeping = SettledRows(self.lam, self.potentials, radius, none, none.sum())
         # Rounding is not known before the first pass is through: 1/4 if it is usable.
         self.wide = self._width(min(self.precision, FINAL_PRECISION)) + radius + 0.25
+
+    def _keeps(self, device: torch.device) -> bool:
+        """Whether settled rows are put aside."""
+        sweep = self.sweep
+        return not (self.dense or sweep._radius <= 0 or sweep.fixed_places(device))
 
     def recall(self, kept: SettledRows, labels: torch.Tensor | None) -> RowSums | None:
         """A pass over the rows that are not settled."""
@@ -164,7 +165,7 @@ class RowPass:
             found = None
             if labels is not None:
                 found = labels.new_empty(len(part.places))
-            for rows, at in _split_together(part.rows, found):
+            for rows, at in self._split_together(part.rows, found):
                 if self.dense:
                     self._full(rows, labels=at)
                 else:
@@ -174,6 +175,16 @@ class RowPass:
                 own.copy_(part.labels)
                 own.index_copy_(0, part.places, found)
         return self.finish()
+
+    def _split_together(
+        self, rows: torch.Tensor, labels: torch.Tensor | None
+    ) -> Iterable[tuple]:
+        """Blocks of rows, each with its part of the labels."""
+        start = 0
+        for block in self.split(rows, shrink=2):
+            stop = start + len(block)
+            yield block, None if labels is None else labels[start:stop]
+            start = stop
 
     def _start(self, device: torch.device) -> None:
         double: dict[str, Any] = {"dtype": torch.float64, "device": device}
@@ -256,8 +267,7 @@ class RowPass:
         places = torch.from_numpy(np.flatnonzero(~settled.numpy()))
         if kept is None or len(places) > MOST_KEPT * len(block):
             self.keeping = None
-            half = self.sweep._radius / 2
-            self.sweep._radius = half if half >= LEAST_RADIUS else 0.0
+            self.sweep.shorten_radius()
             return False
         weight = settled.to(s.dtype)
         s.add_(1.0).clamp_(min=0.0)
@@ -364,17 +374,24 @@ class RowPass:
                 return
         self.outer.addmm_(q.T, q)
 
-    def _outer_sum(self) -> torch.Tensor:
+    def _curvature(self) -> torch.Tensor:
+        """Mean of diag(q_i) - q_i q_i', as a graph Laplacian: however the sums were
+        rounded it is then positive semi-definite."""
         if self.entries:
             value, row, column = map(np.concatenate, zip(*self.entries, strict=True))
             shape = (self.n_kept, self.n_classes)
             q = csr_matrix((value, (row, column)), shape=shape)
             self.outer += torch.from_numpy((q.T @ q).toarray())
-        return self.outer.flatten().double()
+        curvature = self.outer.double().div_(-self.sweep.n_rows)
+        curvature = curvature.add_(curvature.T.clone()).mul_(0.5)
+        curvature.fill_diagonal_(0.0)
+        curvature.diagonal().copy_(-curvature.sum(dim=1))
+        return curvature
 
     def finish(self) -> RowSums | None:
         """Bring the sums to the host; None if the pass must be run again."""
-        sums, sweep = self._to_host(), self.sweep
+        curvature = self._curvature() if self.curvature else None
+        sums, sweep = self._to_host(curvature), self.sweep
         if self.first:
             top = sums["magnitude"][0]
             if not np.isfinite(top):
@@ -390,31 +407,34 @@ class RowPass:
             return None
         sweep._ambiguous[self.lam] = sums["ambiguous"][0] / sums["rows"][0]
         if self.keeping is not None:
-            sweep.settled = self.keeping
+            sweep.settled = self._kept(self.keeping)
         return self._means(sums)
 
-    def _to_host(self) -> dict[str, np.ndarray]:
-        """All sums in one transfer."""
-        both = torch.cat([self.flat, self._outer_sum()]).cpu().numpy()
-        sums = _named(both, self.n_classes)
-        sums["outer"] = both[len(self.flat) :]
-        return sums
+    def _kept(self, keeping: SettledRows) -> SettledRows | None:
+        """What later passes are spared."""
+        return keeping
 
-    def _means(self, sums: dict[str, np.ndarray]) -> RowSums:
-        n, n_rows = self.n_classes, self.sweep.n_rows
+    def _to_host(self, curvature: torch.Tensor | None) -> dict[str, Any]:
+        """All sums in one transfer; a large curvature stays where it is."""
+        there, n = len(self.flat), self.n_classes
+        if curvature is None or self._solves_there():
+            sums = _named(self.flat.cpu().numpy(), n)
+            return sums | {"curvature": curvature}
+        both = torch.cat([self.flat, curvature.flatten()]).cpu().numpy()
+        return _named(both, n) | {"curvature": both[there:].reshape(n, n)}
+
+    def _solves_there(self) -> bool:
+        on_host = self.flat.device.type == "cpu"
+        return not on_host and self.n_classes >= SOLVE_THERE_FROM
+
+    def _means(self, sums: dict[str, Any]) -> RowSums:
+        n_rows = self.sweep.n_rows
         clear_rows = sums["rows"][0] - sums["ambiguous"][0]
         columns = sums["columns"] + clear_rows + np.round(sums["clear"] / self.width)
-        curvature = None
-        if self.curvature:
-            # As a graph Laplacian: rounding then keeps it positive semi-definite.
-            curvature = -sums["outer"].reshape(n, n) / n_rows
-            curvature = 0.5 * (curvature + curvature.T)
-            curvature.flat[:: n + 1] = 0.0
-            curvature.flat[:: n + 1] = -curvature.sum(axis=1)
         return RowSums(
             value=sums["value"][0] / n_rows,
             columns=columns / n_rows,
-            curvature=curvature,
+            curvature=sums["curvature"],
             noise=self.rounding + self.precision,
             reach=sums["reach"] if self.first else None,
         )

@@ -9,13 +9,15 @@ over processes need nothing more than the sum of what each process's pass return
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from skvibe._row_pass import RowPass, RowSums, split_rows
-from skvibe._settled_rows import FIRST_RADIUS, SettledRows
+from skvibe._fused_pass import FusedPass, can_fuse
+from skvibe._row_pass import RowPass, RowSums
+from skvibe._settled_rows import FIRST_RADIUS, LEAST_RADIUS, SettledRows
 
 
 class RowSweep:
@@ -27,8 +29,8 @@ class RowSweep:
     in double precision. The column means are therefore within ``2 * precision`` (L1)
     of the exact ones, whatever the type of the data.
 
-    On a processor, a pass over all rows also puts aside those that will stay clear
-    while the potentials move a little: passes near by visit the others only.
+    A pass over all rows also puts aside those that will stay clear while the potentials
+    move a little: passes near by visit the others only.
 
     Parameters
     ----------
@@ -85,6 +87,7 @@ class RowSweep:
         self._buffer: torch.Tensor | None = None
         self._capacity = 0.125  # share of a block's rows an accelerator sets aside
         self.n_passes = 0
+        self._kind: type[RowPass] | None = None  # known with the first rows
         self.settled: SettledRows | None = None
         self._radius = FIRST_RADIUS
 
@@ -110,6 +113,16 @@ class RowSweep:
         """Whether ambiguous rows get a set number of places (see ``RowPass._pick``)."""
         return device.type != "cpu"
 
+    def shorten_radius(self) -> None:
+        """Too few rows would stay settled so far: try a smaller way next time."""
+        half = self._radius / 2
+        self._radius = half if half >= LEAST_RADIUS else 0.0
+
+    def _new_pass(self, rows: torch.Tensor, *options: Any) -> RowPass:
+        if self._kind is None:
+            self._kind = FusedPass if can_fuse(rows) else RowPass
+        return self._kind(self, *options)
+
     def _run(
         self,
         potentials: npt.ArrayLike,
@@ -118,24 +131,24 @@ class RowSweep:
         labels: torch.Tensor | None,
     ) -> RowSums:
         potentials = np.asarray(potentials, dtype=np.float64)
+        options = (potentials, lam, curvature, labels is not None)
         if self.settled is not None and self.settled.holds_at(lam, potentials):
-            again = RowPass(self, potentials, lam, curvature, labels is not None)
+            again = self._new_pass(self.settled.counts, *options)
             sums = again.recall(self.settled, labels)
             if sums is not None:
                 return sums
         self.settled = None  # before others are kept: no two of them at a time
         while True:
             self.n_passes += 1
-            start = 0
-            current = RowPass(self, potentials, lam, curvature, labels is not None)
+            start, current = 0, None
             for rows in self.blocks():
-                for block in split_rows(rows):
+                current = current or self._new_pass(rows, *options)
+                for block in current.split(rows):
                     stop = start + len(block)
-                    current.add(
-                        block, None if labels is None else labels[start:stop], start
-                    )
+                    at = None if labels is None else labels[start:stop]
+                    current.add(block, at, start)
                     start = stop
-            if start == 0:
+            if current is None or start == 0:
                 raise ValueError("log_p has no rows.")
             sums = current.finish()
             if sums is not None:

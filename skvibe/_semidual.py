@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg.lapack import dposv
+
+from skvibe._damped_system import quadratic_form, solve_damped
 
 DAMPING = 1e-3
 # From the solution of a problem before this one undamped steps mostly overshoot.
@@ -49,7 +50,7 @@ class _Point(NamedTuple):
     objective: float
     gradient: np.ndarray
     columns: np.ndarray
-    curvature: np.ndarray
+    curvature: Any
     noise: float
     error: float
 
@@ -205,14 +206,7 @@ class _Ascent:
         has no rows yet.
         """
         root = np.sqrt(np.maximum(self.prior, point.columns))
-        scale = np.outer(root, root)
-        matrix = point.curvature / scale
-        matrix += scale / (root @ root)
-        matrix.flat[:: len(root) + 1] += damping
-        right = point.gradient / root
-        _, step, failed = dposv(matrix, right, lower=1, overwrite_a=True)
-        step = step / root
-        return None if failed or not np.isfinite(step).all() else step
+        return solve_damped(point.curvature, root, damping, point.gradient)
 
     def _along_path(self, point: _Point) -> _Point:
         """Solve for smaller lam first, then follow the solution up to lam itself."""
@@ -249,7 +243,7 @@ def _judge(point: _Point, trial: _Point, step: np.ndarray) -> tuple[bool, float]
     if not np.isfinite(trial.error) or not np.isfinite(trial.objective):
         return False, 0.0
     before = point.gradient @ step
-    predicted = before - 0.5 * step @ point.curvature @ step
+    predicted = before - 0.5 * quadratic_form(point.curvature, step)
     if predicted > 10.0 * (point.noise + trial.noise):
         ratio = (trial.objective - point.objective) / predicted
         return ratio > 1e-4, ratio

@@ -30,6 +30,8 @@ from skvibe.transport import solve_transport, transport_rows
 # What has this many times as many columns as there are classes is large beside a
 # number a row and class.
 _ROOM = 16
+# Numbers worked on together on an accelerator.
+_FILLS_ACCELERATOR = 1 << 24
 # POT's Sinkhorn needs thousands of sweeps for more.
 _POT_TOL = 1e-3
 # Iterations from one E-step to the next: at least, and so many E-steps at least in all.
@@ -359,7 +361,7 @@ class VIBENet(NeuralNetClassifier):
 
     def _responsibilities(self, log_p, potentials):
         """``q(l | x_i, y_i)``, written over ``log_p``: no second array of its size."""
-        for block in log_p.split(self.chunk_size):
+        for block in log_p.split(self._chunk()):
             block.copy_(transport_rows(block, potentials, lam=self.lam))
         return log_p
 
@@ -382,9 +384,9 @@ class VIBENet(NeuralNetClassifier):
             fixed = self._fixed_cosines(corrupted)
             if fixed is None:
                 prototypes = torch.cat([prototypes, corrupted])
-        log_p = self._new_matrix(n_classes)
-        for start in range(0, len(log_p), self.chunk_size):
-            block = slice(start, start + self.chunk_size)
+        log_p, size = self._new_matrix(n_classes), self._chunk()
+        for start in range(0, len(log_p), size):
+            block = slice(start, start + size)
             rows = state.X[block]
             if isinstance(rows, np.ndarray):
                 rows = torch.from_numpy(np.array(rows)).to(state.given.device)
@@ -408,11 +410,20 @@ class VIBENet(NeuralNetClassifier):
             return None
         if state.given_cosines is None:
             state.given_cosines = self._new_matrix(n_classes)
-            for start in range(0, len(state.X), self.chunk_size):
-                block = slice(start, start + self.chunk_size)
+            size = self._chunk()
+            for start in range(0, len(state.X), size):
+                block = slice(start, start + size)
                 rows = self.module_.features(torch.as_tensor(state.X[block]))
                 state.given_cosines[block] = cosines_with(corrupted, rows)
         return state.given_cosines
+
+    def _chunk(self):
+        """Rows worked on together; frozen features fill an accelerator by their own."""
+        state, module = self.em_, self.module_
+        if state.given.device.type == "cpu" or module.encoder is not None:
+            return self.chunk_size
+        width = max(module.prototypes.shape)
+        return max(self.chunk_size, _FILLS_ACCELERATOR // width)
 
     def _new_matrix(self, n_classes):
         """Room for a number a row and class, stored as the E-step reads it fastest."""

@@ -14,6 +14,9 @@ import threadpoolctl
 import torch
 
 torch.set_num_threads(1)
+# Kernels written for a GPU are interpreted where there is none; read by their import.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # A plugin of pytest may have loaded numpy before this file, and with it a BLAS library
 # of as many threads as there are cores.
 threadpoolctl.threadpool_limits(1)

@@ -68,12 +68,13 @@ def test_accelerators_get_larger_blocks():
 def test_labels_are_cut_with_their_rows():
     rows, labels = torch.zeros(50_000, 8), torch.arange(50_000)
     start = 0
-    for block, part in _row_pass._split_together(rows, labels):
+    split = one_pass(sweep_over(rows), np.zeros(8))._split_together
+    for block, part in split(rows, labels):
         assert torch.equal(part, labels[start : start + len(block)])
         start += len(block)
         assert len(block) <= 16_384
     assert start == 50_000
-    assert all(part is None for _, part in _row_pass._split_together(rows, None))
+    assert all(part is None for _, part in split(rows, None))
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -282,9 +283,13 @@ def test_outer_products_of_sparse_rows(n_classes, share, sparse):
         current._add_outer(torch.from_numpy(part))
     assert bool(current.entries) == (sparse and n_classes == 256)
     assert current.n_kept == (200 if current.entries else 0)
-    outer = current._outer_sum().reshape(n_classes, n_classes)
-    assert outer.dtype is torch.float64
-    np.testing.assert_allclose(outer, q.T @ q, rtol=1e-5, atol=1e-5)
+    curvature = current._curvature()
+    assert curvature.dtype is torch.float64
+    np.testing.assert_allclose(curvature.sum(dim=1), 0.0, atol=1e-9)
+    outer = -4 * curvature.fill_diagonal_(0)  # the sweep is of four rows
+    expected = q.T @ q
+    np.fill_diagonal(expected, 0.0)
+    np.testing.assert_allclose(outer, expected, rtol=1e-5, atol=1e-5)
 
 
 # -- rows put aside ------------------------------------------------------------------

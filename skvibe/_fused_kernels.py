@@ -1,0 +1,206 @@
+"""One pass over the rows of a transport problem on an NVIDIA GPU, in three kernels.
+
+``screen`` reads the matrix once and counts the rows that are clear; ``soften`` sums the
+others in double precision; ``gram`` sums their outer products for the curvature. Plain
+operations would read or write an array of the matrix' size nine times.
+
+Every program sums on its own and leaves its sums behind: they are added up afterwards,
+always in the same order, so that the same input gives the same result bit for bit.
+Entries beyond the last class are -inf and vanish.
+
+Importing this file needs Triton, which comes with torch where there is CUDA.
+"""
+
+import triton
+import triton.language as tl
+
+# In ``params``: lam and the two widths in nats, lam in powers of two, then the
+# potentials in nats and again in powers of two.
+POTENTIALS = tl.constexpr(4)
+# The lowest exponent of `skvibe._row_pass`, in powers of two.
+LOWEST = tl.constexpr(-62.0)
+# What a row is, in ``state``.
+SETTLED = tl.constexpr(0)
+CLEAR = tl.constexpr(1)
+AMBIGUOUS = tl.constexpr(2)
+
+
+@triton.jit
+def screen(
+    rows,
+    row_stride,
+    class_stride,
+    n_rows,
+    n_classes,
+    params,
+    state,
+    codes,
+    counts,
+    values,
+    reach,
+    magnitude,
+    FIRST: tl.constexpr,
+    WORK: tl.constexpr,
+    ROWS: tl.constexpr,
+    CLASSES: tl.constexpr,
+):
+    """Tell rows apart by how far the best class is ahead of the second.
+
+    Leaves for every row its state and its best class, and for every program: rows
+    that are settled and that are merely clear by class, sums of their largest
+    exponents and, if FIRST, the reach of every class and the largest magnitude.
+    """
+    program, n_programs = tl.program_id(0), tl.num_programs(0)
+    k = tl.arange(0, CLASSES)
+    is_class = k < n_classes
+    lam = tl.load(params).to(WORK)
+    width, wide = tl.load(params + 1).to(WORK), tl.load(params + 2).to(WORK)
+    g = tl.load(params + POTENTIALS + k, mask=is_class, other=0.0).to(WORK)
+    n_settled = tl.zeros([CLASSES], tl.int32)
+    n_clear = tl.zeros([CLASSES], tl.int32)
+    settled_value = tl.zeros([ROWS], tl.float64)
+    clear_value = tl.zeros([ROWS], tl.float64)
+    highest = tl.full([CLASSES], float("-inf"), WORK)
+    largest = tl.zeros([ROWS], WORK)
+    for tile in range(program, tl.cdiv(n_rows, ROWS), n_programs):
+        i = tile * ROWS + tl.arange(0, ROWS)
+        is_row = i < n_rows
+        where = i.to(tl.int64)[:, None] * row_stride + k[None, :] * class_stride
+        p = tl.load(
+            rows + where, mask=is_row[:, None] & is_class[None, :], other=float("-inf")
+        ).to(WORK)
+        s = p * lam + g[None, :]
+        top = tl.where(is_row, tl.max(s, axis=1), 0.0)
+        best = tl.min(tl.where(s == top[:, None], k[None, :], CLASSES), axis=1)
+        is_best = k[None, :] == best[:, None]
+        margin = top - tl.max(tl.where(is_best, float("-inf"), s), axis=1)
+        is_settled = (margin >= wide) & is_row
+        is_clear = (margin >= width) & (margin < wide) & is_row
+        n_settled += tl.sum((is_best & is_settled[:, None]).to(tl.int32), axis=0)
+        n_clear += tl.sum((is_best & is_clear[:, None]).to(tl.int32), axis=0)
+        settled_value += tl.where(is_settled, top, 0.0).to(tl.float64)
+        clear_value += tl.where(is_clear, top, 0.0).to(tl.float64)
+        found = tl.where(is_settled, SETTLED, tl.where(is_clear, CLEAR, AMBIGUOUS))
+        tl.store(state + i, found.to(tl.int8), mask=is_row)
+        tl.store(codes + i, best, mask=is_row)
+        if FIRST:
+            below = tl.where(is_row[:, None], s - top[:, None], float("-inf"))
+            highest = tl.maximum(highest, tl.max(below, axis=0))
+            # NaN may get lost in a maximum: it counts as infinite.
+            is_nan = tl.max((s != s).to(tl.int32), axis=1) > 0
+            size = tl.where(is_nan, float("inf"), tl.abs(top))
+            largest = tl.maximum(largest, tl.where(is_row, size, 0.0))
+    at = program * 2 * n_classes + k
+    tl.store(counts + at, n_settled, mask=is_class)
+    tl.store(counts + at + n_classes, n_clear, mask=is_class)
+    tl.store(values + program * 2, tl.sum(settled_value, axis=0))
+    tl.store(values + program * 2 + 1, tl.sum(clear_value, axis=0))
+    if FIRST:
+        tl.store(reach + program * n_classes + k, highest.to(tl.float64), mask=is_class)
+        tl.store(magnitude + program, tl.max(largest, axis=0).to(tl.float64))
+
+
+@triton.jit
+def soften(
+    rows,
+    row_stride,
+    class_stride,
+    n_classes,
+    params,
+    chosen,
+    n_chosen,
+    columns,
+    values,
+    shifts,
+    labels,
+    LABELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    CLASSES: tl.constexpr,
+):
+    """Sum the responsibilities of the chosen rows in double precision.
+
+    Leaves for every program the sums by class and of the logarithms of the masses,
+    and for every chosen row what ``gram`` adds to its exponents, in powers of two.
+    """
+    program, n_programs = tl.program_id(0), tl.num_programs(0)
+    k = tl.arange(0, CLASSES)
+    is_class = k < n_classes
+    lam = tl.load(params + 3)
+    g = tl.load(params + POTENTIALS + n_classes + k, mask=is_class, other=0.0)
+    n = tl.load(n_chosen)
+    total = tl.zeros([CLASSES], tl.float64)
+    value = tl.zeros([ROWS], tl.float64)
+    for tile in range(program, tl.cdiv(n, ROWS), n_programs):
+        at = tile * ROWS + tl.arange(0, ROWS)
+        is_row = at < n
+        i = tl.load(chosen + at, mask=is_row, other=0).to(tl.int64)
+        is_entry = is_row[:, None] & is_class[None, :]
+        where = i[:, None] * row_stride + k[None, :] * class_stride
+        p = tl.load(rows + where, mask=is_entry, other=0.0).to(tl.float64)
+        s = tl.where(is_entry, p * lam + g[None, :], float("-inf"))
+        top = tl.where(is_row, tl.max(s, axis=1), 0.0)
+        q = tl.exp2(tl.maximum(s - top[:, None], LOWEST))
+        q = tl.where(is_entry, q, 0.0)
+        mass = tl.where(is_row, tl.sum(q, axis=1), 1.0)
+        total += tl.sum(q / mass[:, None], axis=0)
+        shift = top + tl.log2(mass)
+        value += shift
+        tl.store(shifts + at, -shift, mask=is_row)
+        if LABELS:
+            best = tl.min(tl.where(s == top[:, None], k[None, :], CLASSES), axis=1)
+            tl.store(labels + i, best.to(tl.int64), mask=is_row)
+    tl.store(columns + program * n_classes + k, total, mask=is_class)
+    tl.store(values + program, tl.sum(value, axis=0))
+
+
+@triton.jit
+def gram(
+    rows,
+    row_stride,
+    class_stride,
+    n_classes,
+    params,
+    chosen,
+    n_chosen,
+    shifts,
+    outer,
+    ROWS: tl.constexpr,
+    CLASSES: tl.constexpr,
+):
+    """Sum q_i q_i' over the chosen rows, a tile of the lower triangle a program.
+
+    Axis 0 of the grid runs over the tiles, axis 1 over parts of the rows. Only the
+    curvature comes from it, for which the ten bits of TF32 are plenty.
+    """
+    tile, part, n_parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    # The tile's row and column in the triangle, counted row by row.
+    m = ((tl.sqrt(8.0 * tile + 1.0) - 1.0) / 2.0).to(tl.int32)
+    m -= (m * (m + 1) // 2 > tile).to(tl.int32)
+    m += ((m + 1) * (m + 2) // 2 <= tile).to(tl.int32)
+    k = m * CLASSES + tl.arange(0, CLASSES)
+    l = (tile - m * (m + 1) // 2) * CLASSES + tl.arange(0, CLASSES)
+    lam = tl.load(params + 3).to(tl.float32)
+    is_k, is_l = k < n_classes, l < n_classes
+    potentials = params + POTENTIALS + n_classes
+    g_k = tl.load(potentials + k, mask=is_k, other=0.0).to(tl.float32)
+    g_l = tl.load(potentials + l, mask=is_l, other=0.0).to(tl.float32)
+    n = tl.load(n_chosen)
+    total = tl.zeros([CLASSES, CLASSES], tl.float32)
+    for tile_of_rows in range(part, tl.cdiv(n, ROWS), n_parts):
+        at = tile_of_rows * ROWS + tl.arange(0, ROWS)
+        is_row = at < n
+        i = tl.load(chosen + at, mask=is_row, other=0).to(tl.int64)
+        shift = tl.load(shifts + at, mask=is_row, other=0.0).to(tl.float32)
+        # Transposed already: a class is a row of the first factor.
+        where = i[None, :] * row_stride + k[:, None] * class_stride
+        is_entry = is_row[None, :] & is_k[:, None]
+        p = tl.load(rows + where, mask=is_entry, other=float("-inf"))
+        q_k = tl.exp2(p.to(tl.float32) * lam + (g_k[:, None] + shift[None, :]))
+        where = i[:, None] * row_stride + l[None, :] * class_stride
+        is_entry = is_row[:, None] & is_l[None, :]
+        p = tl.load(rows + where, mask=is_entry, other=float("-inf"))
+        q_l = tl.exp2(p.to(tl.float32) * lam + (g_l[None, :] + shift[:, None]))
+        total = tl.dot(q_k, q_l, total, input_precision="tf32")
+    at = part.to(tl.int64) * n_classes * n_classes
+    where = at + k[:, None] * n_classes + l[None, :]
+    tl.store(outer + where, total, mask=is_k[:, None] & is_l[None, :])

@@ -1,0 +1,305 @@
+"""A pass over rows on an NVIDIA GPU that reads each number once.
+
+The same sums as `skvibe._row_pass.RowPass`, by the kernels of `skvibe._fused_kernels`.
+Where Triton or its compiler is missing, plain operations do the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from typing import Any, NamedTuple
+
+import torch
+
+from skvibe._row_pass import NATS, RowPass
+from skvibe._settled_rows import MOST_KEPT, Part, SettledRows, take_rows
+
+# Kernels are compiled for seconds once on a machine: matrices below this many numbers
+# are passed over in a fraction of a millisecond anyway.
+FUSED_FROM = 1 << 24
+MOST_CLASSES = 1 << 14
+# Numbers in flight a program, and programs a multiprocessor.
+TILE = 1 << 12
+SOFT_TILE = 1 << 10
+PROGRAMS = 8
+# Classes of a tile of the curvature, and rows added to it at a time.
+GRAM_CLASSES = 128
+GRAM_ROWS = 32
+
+logger = logging.getLogger("skvibe")
+
+
+def can_fuse(rows: torch.Tensor) -> bool:
+    """Whether the kernels run where these rows lie, and are worth it."""
+    return (
+        rows.device.type == "cuda"
+        and rows.numel() >= FUSED_FROM
+        and rows.shape[1] <= MOST_CLASSES
+        and _kernels_run(rows.device)
+    )
+
+
+@functools.cache
+def _kernels_run(device: torch.device) -> bool:
+    """Tried once on a small matrix: Triton needs a compiler, which may be missing."""
+    if torch.version.cuda is None or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    try:
+        params = torch.zeros(8, dtype=torch.float64, device=device)
+        _screen(torch.zeros(4, 2, device=device), params, torch.float32, False)
+    except Exception as error:  # whatever Triton raises: plain operations do as well
+        logger.info("fused kernels cannot be used: %s", error)
+        return False
+    return True
+
+
+class _Screened(NamedTuple):
+    """What ``screen`` leaves behind."""
+
+    state: torch.Tensor
+    codes: torch.Tensor
+    counts: torch.Tensor  # settled and clear rows, by class
+    values: torch.Tensor
+    reach: torch.Tensor
+    magnitude: torch.Tensor
+
+
+class FusedPass(RowPass):
+    """The running sums of one pass; blocks may be of any size."""
+
+    def split(self, rows: torch.Tensor, shrink: int = 1) -> tuple[torch.Tensor, ...]:
+        return (rows,)
+
+    def _start(self, device: torch.device) -> None:
+        super()._start(device)
+        head = [self.lam, self.width, float("inf"), self.lam / NATS]
+        g = torch.as_tensor(self.potentials)
+        params = torch.cat([torch.tensor(head, dtype=torch.float64), g, g / NATS])
+        self.params = params.to(device)
+        self.found: list[
+            tuple
+        ] = []  # blocks as screened, with their first row's number
+
+    def _keeps(self, device: torch.device) -> bool:
+        return not self.dense and self.sweep._radius > 0
+
+    def _keep(
+        self, block: torch.Tensor, labels: torch.Tensor | None, start: int
+    ) -> bool:
+        """Sum all rows; ``finish`` puts the settled ones aside if they are many."""
+        self.params[2] = self.wide
+        screened = self._sum_screened(block, labels)
+        self.found.append((block, screened, start))
+        return True
+
+    def _screened(self, block: torch.Tensor, labels: torch.Tensor | None) -> None:
+        self._sum_screened(block, labels)
+
+    def _sum_screened(
+        self, block: torch.Tensor, labels: torch.Tensor | None
+    ) -> _Screened:
+        found = _screen(block, self.params, self.working, self.first)
+        sums = self.sums
+        for counts, value in zip(found.counts, found.values, strict=True):
+            self._count(counts, counts.sum(), value)
+        if self.first:
+            torch.maximum(sums["reach"], found.reach, out=sums["reach"])
+            torch.maximum(sums["magnitude"], found.magnitude, out=sums["magnitude"])
+        if labels is not None:
+            labels.copy_(found.codes)
+        is_soft = found.state == 2
+        # Without asking how many there are: row numbers in front, the rest behind.
+        places = torch.where(is_soft, is_soft.cumsum(0) - 1, len(block))
+        chosen = torch.empty(len(block) + 1, dtype=torch.int32, device=block.device)
+        numbers = torch.arange(len(block), dtype=torch.int32, device=block.device)
+        chosen.scatter_(0, places, numbers)
+        self._sum_soft(block, chosen, is_soft.sum(), labels)
+        return found
+
+    def _full(
+        self,
+        rows: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+    ) -> None:
+        chosen = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
+        n_chosen = torch.full((), len(rows), device=rows.device)
+        self._sum_soft(rows, chosen, n_chosen, labels)
+
+    def _sum_soft(
+        self,
+        block: torch.Tensor,
+        chosen: torch.Tensor,
+        n_chosen: torch.Tensor,
+        labels: torch.Tensor | None,
+    ) -> None:
+        columns, value, shifts = _soften(block, self.params, chosen, n_chosen, labels)
+        sums = self.sums
+        sums["columns"] += columns
+        sums["value"] += NATS * value
+        sums["rows"] += n_chosen
+        sums["ambiguous"] += n_chosen
+        if self.curvature:
+            self.outer += _gram(block, self.params, chosen, n_chosen, shifts)
+
+    def _kept(self, keeping: SettledRows) -> SettledRows | None:
+        """Copy the rows that are not settled, if they are few."""
+        n_rows = sum(len(block) for block, _, _ in self.found)
+        n_settled = sum(int(found.counts[0].sum()) for _, found, _ in self.found)
+        if n_rows - n_settled > MOST_KEPT * n_rows:
+            self.sweep.shorten_radius()
+            return None
+        for block, found, start in self.found:
+            places = torch.nonzero(found.state)[:, 0]
+            rows = take_rows(block, places)
+            stop = start + len(block)
+            keeping.parts.append(Part(rows, places, found.codes, start, stop))
+            keeping.counts += found.counts[0]
+            keeping.value += found.values[0]
+        return keeping
+
+
+def _screen(
+    block: torch.Tensor, params: torch.Tensor, work: torch.dtype, first: bool
+) -> _Screened:
+    from skvibe import _fused_kernels as kernels
+
+    n_rows, n_classes = block.shape
+    classes, rows, warps = _tile(n_classes, TILE)
+    n_programs = _n_programs(block.device, -(-n_rows // rows))
+    new = functools.partial(torch.empty, device=block.device)
+    state = new(n_rows, dtype=torch.int8)
+    codes = new(n_rows, dtype=torch.int32)
+    counts = new(n_programs, 2, n_classes, dtype=torch.int32)
+    values = new(n_programs, 2, dtype=torch.float64)
+    reach = new(n_programs if first else 0, n_classes, dtype=torch.float64)
+    magnitude = new(n_programs if first else 0, dtype=torch.float64)
+    _launch(
+        kernels.screen,
+        (n_programs,),
+        block,
+        n_rows,
+        n_classes,
+        params,
+        state,
+        codes,
+        counts,
+        values,
+        reach,
+        magnitude,
+        FIRST=first,
+        WORK=kernels.tl.float32 if work is torch.float32 else kernels.tl.float64,
+        ROWS=rows,
+        CLASSES=classes,
+        num_warps=warps,
+    )
+    return _Screened(
+        state,
+        codes,
+        counts.sum(0).double(),
+        values.sum(0),
+        reach.amax(0) if first else reach,
+        magnitude.amax(0) if first else magnitude,
+    )
+
+
+def _soften(
+    block: torch.Tensor,
+    params: torch.Tensor,
+    chosen: torch.Tensor,
+    n_chosen: torch.Tensor,
+    labels: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    from skvibe import _fused_kernels as kernels
+
+    n_rows, n_classes = block.shape
+    classes, rows, warps = _tile(n_classes, SOFT_TILE)
+    n_programs = _n_programs(block.device, -(-n_rows // rows))
+    new = functools.partial(torch.empty, dtype=torch.float64, device=block.device)
+    columns, values = new(n_programs, n_classes), new(n_programs)
+    shifts = new(n_rows)
+    _launch(
+        kernels.soften,
+        (n_programs,),
+        block,
+        n_classes,
+        params,
+        chosen,
+        n_chosen,
+        columns,
+        values,
+        shifts,
+        shifts if labels is None else labels,
+        LABELS=labels is not None,
+        ROWS=rows,
+        CLASSES=classes,
+        num_warps=warps,
+    )
+    return columns.sum(0), values.sum(0), shifts
+
+
+def _gram(
+    block: torch.Tensor,
+    params: torch.Tensor,
+    chosen: torch.Tensor,
+    n_chosen: torch.Tensor,
+    shifts: torch.Tensor,
+) -> torch.Tensor:
+    from skvibe import _fused_kernels as kernels
+
+    n_classes = block.shape[1]
+    classes = min(GRAM_CLASSES, max(16, _power_of_two(n_classes)))
+    across = -(-n_classes // classes)
+    n_tiles = across * (across + 1) // 2
+    n_parts = max(1, 2 * _n_multiprocessors(block.device) // n_tiles)
+    outer = torch.zeros(n_parts, n_classes, n_classes, device=block.device)
+    _launch(
+        kernels.gram,
+        (n_tiles, n_parts),
+        block,
+        n_classes,
+        params,
+        chosen,
+        n_chosen,
+        shifts,
+        outer,
+        ROWS=GRAM_ROWS,
+        CLASSES=classes,
+        num_warps=4 if classes < GRAM_CLASSES else 8,
+    )
+    # The diagonal is of no use: the curvature's follows from the rest.
+    lower = outer.sum(0).tril(-1)
+    return lower + lower.T
+
+
+def _launch(
+    kernel: Any, grid: tuple[int, ...], block: torch.Tensor, *args: Any, **options: Any
+) -> None:
+    # Triton launches on the current device, which need not be that of the rows.
+    on_cuda = block.device.type == "cuda"
+    with torch.cuda.device(block.device) if on_cuda else contextlib.nullcontext():
+        kernel[grid](block, *block.stride(), *args, **options)
+
+
+def _tile(n_classes: int, n_numbers: int) -> tuple[int, int, int]:
+    """Classes, rows and warps of a tile."""
+    classes = max(2, _power_of_two(n_classes))
+    rows = max(1, n_numbers // classes)
+    return classes, rows, max(1, min(16, classes * rows // 1024))
+
+
+def _n_programs(device: torch.device, n_tiles: int) -> int:
+    return max(1, min(n_tiles, PROGRAMS * _n_multiprocessors(device)))
+
+
+@functools.cache
+def _n_multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":  # in tests, by Triton's interpreter
+        return 2
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()

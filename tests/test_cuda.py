@@ -1,0 +1,138 @@
+"""What runs on an NVIDIA GPU: fits, their files, their determinism.
+
+Skipped where there is none; `benchmarks/gpu.sh` runs them.
+"""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import make_blobs
+
+import skvibe
+from skvibe import VIBEClassifier
+from skvibe.transport import solve_transport
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device"
+)
+
+
+@pytest.fixture(scope="module")
+def poisoned():
+    """Clouds of which a tenth is labelled 0."""
+    X, y = make_blobs(2000, 20, centers=5, cluster_std=3.0, random_state=0)
+    given = np.where(np.random.default_rng(0).random(2000) < 0.1, 0, y)
+    return X.astype(np.float32), given, y
+
+
+def fitted(poisoned, device, **options):
+    options = {"max_iter": 100, "tol": 0.0, "random_state": 0} | options
+    return VIBEClassifier(device=device, **options).fit(*poisoned[:2])
+
+
+OPTIONS = {
+    "default": {},
+    "approximate": {"corrupted_posterior": "approximate"},
+    "soft": {"pseudo_labels": "soft"},
+    "learned prior": {"prior": "learned"},
+    "uniform prior": {"prior": "uniform"},
+    "without whitening": {"whitening": None, "refit": False},
+    "constant first": {"first_e_step": "clean"},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_cuda_fit_agrees_with_the_processors(options, poisoned):
+    there, here = (fitted(poisoned, d, **options) for d in ("cuda", "cpu"))
+    assert next(there.net_.module_.parameters()).is_cuda
+    assert np.mean(there.clean_labels_ == here.clean_labels_) > 0.999
+    assert np.mean(there.predict(poisoned[0]) == here.predict(poisoned[0])) > 0.999
+    np.testing.assert_allclose(there.poison_scores_, here.poison_scores_, atol=0.01)
+    assert np.mean(there.clean_labels_ == poisoned[2]) > 0.95
+
+
+def test_cuda_fit_is_repeatable_bit_for_bit(poisoned):
+    one, two = (fitted(poisoned, "cuda") for _ in range(2))
+    np.testing.assert_array_equal(one.clean_proba_, two.clean_proba_)
+    np.testing.assert_array_equal(one.prototypes_, two.prototypes_)
+    np.testing.assert_array_equal(one.lower_bounds_, two.lower_bounds_)
+    np.testing.assert_array_equal(
+        one.predict_proba(poisoned[0]), two.predict_proba(poisoned[0])
+    )
+
+
+def test_cuda_leaves_the_global_random_state_alone(poisoned):
+    before, there = torch.random.get_rng_state(), torch.cuda.get_rng_state()
+    fitted(poisoned, "cuda")
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert torch.equal(there, torch.cuda.get_rng_state())
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_cuda_model_goes_through_files(refit, poisoned, tmp_path):
+    vibe = fitted(poisoned, "cuda", refit=refit)
+    expected = vibe.predict_proba(poisoned[0])
+    again = pickle.loads(pickle.dumps(vibe))
+    np.testing.assert_array_equal(again.predict_proba(poisoned[0]), expected)
+    vibe.save(tmp_path / "model")
+    for device in ("cpu", "cuda"):
+        loaded = skvibe.load(tmp_path / "model", device=device)
+        np.testing.assert_array_equal(loaded.predict_proba(poisoned[0]), expected)
+
+
+def test_cuda_trains_an_encoder(poisoned):
+    torch.manual_seed(0)
+    encoder = torch.nn.Sequential(torch.nn.Linear(20, 16), torch.nn.ReLU())
+    weights = encoder[0].weight.clone()
+    there, again, here = (
+        fitted(poisoned, d, encoder=encoder, train_encoder=True)
+        for d in ("cuda", "cuda", "cpu")
+    )
+    assert torch.equal(encoder[0].weight, weights)
+    np.testing.assert_array_equal(there.clean_proba_, again.clean_proba_)
+    assert np.mean(there.clean_labels_ == here.clean_labels_) > 0.99
+
+
+def test_cuda_fit_goes_on_from_a_checkpoint(poisoned, tmp_path):
+    class Stop(Exception):
+        pass
+
+    class Stopper:
+        def __init__(self):
+            self.n_left = 60
+
+        def initialize(self):
+            return self
+
+        def __getattr__(self, name):
+            if not name.startswith("on_"):
+                raise AttributeError(name)
+            return self.count if name == "on_batch_end" else lambda *a, **k: None
+
+        def count(self, *args, training=True, **kwargs):
+            self.n_left -= 1
+            if self.n_left == 0:
+                raise Stop
+
+    options = {"checkpoint": tmp_path / "fit", "checkpoint_every": 10}
+    with pytest.raises(Stop):
+        fitted(poisoned, "cuda", net_params={"callbacks": [Stopper()]}, **options)
+    resumed = fitted(poisoned, "cuda", **options)
+    whole = fitted(poisoned, "cuda")
+    np.testing.assert_array_equal(resumed.clean_proba_, whole.clean_proba_)
+
+
+@pytest.mark.parametrize("n_classes", [10, 100, 300])
+def test_cuda_transport_agrees_and_is_repeatable(n_classes):
+    rng = np.random.default_rng(0)
+    log_p = torch.from_numpy(rng.normal(size=(20_000, n_classes)).astype(np.float32))
+    log_p = torch.log_softmax(4 * log_p, dim=1)
+    prior = np.full(n_classes, 1 / n_classes)
+    here = solve_transport(log_p, prior, tol=1e-8)
+    there, again = (solve_transport(log_p.cuda(), prior, tol=1e-8) for _ in range(2))
+    assert there.converged
+    assert torch.equal(there.potentials, again.potentials)
+    assert torch.equal(there.labels.cpu(), here.labels)
+    assert there.value == pytest.approx(here.value, abs=1e-7)
