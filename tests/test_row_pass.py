@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from skvibe import _row_pass
 from skvibe._row_pass import RowPass, split_rows
 from skvibe._row_sweep import RowSweep
 from skvibe._settled_rows import Part, SettledRows, take_rows
