@@ -14,7 +14,7 @@ Importing this file needs Triton, which comes with torch where there is CUDA.
 import triton
 import triton.language as tl
 
-# In ``params``: lam and the two widths in nats, lam in powers of two, then the
+# In ``constants``: lam and the two widths in nats, lam in powers of two, then the
 # potentials in nats and again in powers of two.
 POTENTIALS = tl.constexpr(4)
 # The lowest exponent of `skvibe._row_pass`, in powers of two.
@@ -32,7 +32,7 @@ def screen(
     class_stride,
     n_rows,
     n_classes,
-    params,
+    constants,
     state,
     codes,
     counts,
@@ -53,9 +53,9 @@ def screen(
     program, n_programs = tl.program_id(0), tl.num_programs(0)
     k = tl.arange(0, CLASSES)
     is_class = k < n_classes
-    lam = tl.load(params).to(WORK)
-    width, wide = tl.load(params + 1).to(WORK), tl.load(params + 2).to(WORK)
-    g = tl.load(params + POTENTIALS + k, mask=is_class, other=0.0).to(WORK)
+    lam = tl.load(constants).to(WORK)
+    width, wide = tl.load(constants + 1).to(WORK), tl.load(constants + 2).to(WORK)
+    g = tl.load(constants + POTENTIALS + k, mask=is_class, other=0.0).to(WORK)
     n_settled = tl.zeros([CLASSES], tl.int32)
     n_clear = tl.zeros([CLASSES], tl.int32)
     settled_value = tl.zeros([ROWS], tl.float64)
@@ -106,7 +106,7 @@ def soften(
     row_stride,
     class_stride,
     n_classes,
-    params,
+    constants,
     chosen,
     n_chosen,
     columns,
@@ -125,8 +125,8 @@ def soften(
     program, n_programs = tl.program_id(0), tl.num_programs(0)
     k = tl.arange(0, CLASSES)
     is_class = k < n_classes
-    lam = tl.load(params + 3)
-    g = tl.load(params + POTENTIALS + n_classes + k, mask=is_class, other=0.0)
+    lam = tl.load(constants + 3)
+    g = tl.load(constants + POTENTIALS + n_classes + k, mask=is_class, other=0.0)
     n = tl.load(n_chosen)
     total = tl.zeros([CLASSES], tl.float64)
     value = tl.zeros([ROWS], tl.float64)
@@ -159,7 +159,7 @@ def gram(
     row_stride,
     class_stride,
     n_classes,
-    params,
+    constants,
     chosen,
     n_chosen,
     shifts,
@@ -179,9 +179,9 @@ def gram(
     m += ((m + 1) * (m + 2) // 2 <= tile).to(tl.int32)
     k = m * CLASSES + tl.arange(0, CLASSES)
     l = (tile - m * (m + 1) // 2) * CLASSES + tl.arange(0, CLASSES)
-    lam = tl.load(params + 3).to(tl.float32)
+    lam = tl.load(constants + 3).to(tl.float32)
     is_k, is_l = k < n_classes, l < n_classes
-    potentials = params + POTENTIALS + n_classes
+    potentials = constants + POTENTIALS + n_classes
     g_k = tl.load(potentials + k, mask=is_k, other=0.0).to(tl.float32)
     g_l = tl.load(potentials + l, mask=is_l, other=0.0).to(tl.float32)
     n = tl.load(n_chosen)

@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from skorch.callbacks import Callback
 from sklearn.datasets import make_blobs
 
 import skvibe
@@ -99,19 +100,10 @@ def test_cuda_fit_goes_on_from_a_checkpoint(poisoned, tmp_path):
     class Stop(Exception):
         pass
 
-    class Stopper:
-        def __init__(self):
-            self.n_left = 60
+    class Stopper(Callback):
+        n_left = 60
 
-        def initialize(self):
-            return self
-
-        def __getattr__(self, name):
-            if not name.startswith("on_"):
-                raise AttributeError(name)
-            return self.count if name == "on_batch_end" else lambda *a, **k: None
-
-        def count(self, *args, training=True, **kwargs):
+        def on_batch_end(self, net, **kwargs):
             self.n_left -= 1
             if self.n_left == 0:
                 raise Stop
