@@ -8,8 +8,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from skorch.callbacks import Callback
 from sklearn.datasets import make_blobs
+from skorch.callbacks import Callback
 
 import skvibe
 from skvibe import VIBEClassifier
