@@ -4,9 +4,12 @@
 others in double precision; ``gram`` sums their outer products for the curvature. Plain
 operations would read or write an array of the matrix' size nine times.
 
-Every program sums on its own and leaves its sums behind: they are added up afterwards,
+Sums of floating-point numbers are left behind by every program and added up afterwards,
 always in the same order, so that the same input gives the same result bit for bit.
 Entries beyond the last class are -inf and vanish.
+
+STEP divides a row's stride and the number of classes, which are handed over divided by
+it: the compiler then knows that rows can be read four numbers at a time.
 
 Importing this file needs Triton, which comes with torch where there is CUDA.
 """
@@ -19,45 +22,47 @@ import triton.language as tl
 POTENTIALS = tl.constexpr(4)
 # The lowest exponent of `skvibe._row_pass`, in powers of two.
 LOWEST = tl.constexpr(-62.0)
-# What a row is, in ``state``.
-SETTLED = tl.constexpr(0)
-CLEAR = tl.constexpr(1)
-AMBIGUOUS = tl.constexpr(2)
+# What a row is, in ``state``: settled, clear or ambiguous.
+N_STATES = tl.constexpr(3)
 
 
 @triton.jit
 def screen(
     rows,
-    row_stride,
+    row_steps,
     class_stride,
+    class_steps,
     n_rows,
-    n_classes,
     constants,
     state,
     codes,
     counts,
+    n_copies,
     values,
     reach,
     magnitude,
     FIRST: tl.constexpr,
     WORK: tl.constexpr,
+    STEP: tl.constexpr,
     ROWS: tl.constexpr,
     CLASSES: tl.constexpr,
 ):
     """Tell rows apart by how far the best class is ahead of the second.
 
-    Leaves for every row its state and its best class, and for every program: rows
-    that are settled and that are merely clear by class, sums of their largest
-    exponents and, if FIRST, the reach of every class and the largest magnitude.
+    Leaves for every row its state (0 settled, 1 clear, 2 ambiguous) and its best class,
+    in ``counts`` the rows by state and class, and for every program the sums of the
+    largest exponents of settled and of clear rows and, if FIRST, the reach of every
+    class and the largest magnitude.
     """
     program, n_programs = tl.program_id(0), tl.num_programs(0)
+    n_classes = class_steps * STEP
     k = tl.arange(0, CLASSES)
     is_class = k < n_classes
     lam = tl.load(constants).to(WORK)
     width, wide = tl.load(constants + 1).to(WORK), tl.load(constants + 2).to(WORK)
     g = tl.load(constants + POTENTIALS + k, mask=is_class, other=0.0).to(WORK)
-    n_settled = tl.zeros([CLASSES], tl.int32)
-    n_clear = tl.zeros([CLASSES], tl.int32)
+    # Integers may be added in any order; copies keep programs out of each other's way.
+    counts += (program % n_copies) * N_STATES * n_classes
     settled_value = tl.zeros([ROWS], tl.float64)
     clear_value = tl.zeros([ROWS], tl.float64)
     highest = tl.full([CLASSES], float("-inf"), WORK)
@@ -65,22 +70,22 @@ def screen(
     for tile in range(program, tl.cdiv(n_rows, ROWS), n_programs):
         i = tile * ROWS + tl.arange(0, ROWS)
         is_row = i < n_rows
-        where = i.to(tl.int64)[:, None] * row_stride + k[None, :] * class_stride
-        p = tl.load(
-            rows + where, mask=is_row[:, None] & is_class[None, :], other=float("-inf")
-        ).to(WORK)
-        s = p * lam + g[None, :]
+        where = i.to(tl.int64)[:, None] * (row_steps * STEP) + k[None, :] * class_stride
+        is_entry = is_row[:, None] & is_class[None, :]
+        p = tl.load(rows + where, mask=is_entry, other=float("-inf"))
+        s = p.to(WORK) * lam + g[None, :]
         top = tl.where(is_row, tl.max(s, axis=1), 0.0)
         best = tl.min(tl.where(s == top[:, None], k[None, :], CLASSES), axis=1)
         is_best = k[None, :] == best[:, None]
         margin = top - tl.max(tl.where(is_best, float("-inf"), s), axis=1)
         is_settled = (margin >= wide) & is_row
         is_clear = (margin >= width) & (margin < wide) & is_row
-        n_settled += tl.sum((is_best & is_settled[:, None]).to(tl.int32), axis=0)
-        n_clear += tl.sum((is_best & is_clear[:, None]).to(tl.int32), axis=0)
         settled_value += tl.where(is_settled, top, 0.0).to(tl.float64)
         clear_value += tl.where(is_clear, top, 0.0).to(tl.float64)
-        found = tl.where(is_settled, SETTLED, tl.where(is_clear, CLEAR, AMBIGUOUS))
+        found = tl.where(is_settled, 0, tl.where(is_clear, 1, 2))
+        # NaN has no best class.
+        is_found = is_row & (best < n_classes)
+        tl.atomic_add(counts + found * n_classes + best, 1, mask=is_found)
         tl.store(state + i, found.to(tl.int8), mask=is_row)
         tl.store(codes + i, best, mask=is_row)
         if FIRST:
@@ -90,22 +95,20 @@ def screen(
             is_nan = tl.max((s != s).to(tl.int32), axis=1) > 0
             size = tl.where(is_nan, float("inf"), tl.abs(top))
             largest = tl.maximum(largest, tl.where(is_row, size, 0.0))
-    at = program * 2 * n_classes + k
-    tl.store(counts + at, n_settled, mask=is_class)
-    tl.store(counts + at + n_classes, n_clear, mask=is_class)
     tl.store(values + program * 2, tl.sum(settled_value, axis=0))
     tl.store(values + program * 2 + 1, tl.sum(clear_value, axis=0))
     if FIRST:
-        tl.store(reach + program * n_classes + k, highest.to(tl.float64), mask=is_class)
+        at = program * n_classes + k
+        tl.store(reach + at, highest.to(tl.float64), mask=is_class)
         tl.store(magnitude + program, tl.max(largest, axis=0).to(tl.float64))
 
 
 @triton.jit
 def soften(
     rows,
-    row_stride,
+    row_steps,
     class_stride,
-    n_classes,
+    class_steps,
     constants,
     chosen,
     n_chosen,
@@ -114,6 +117,7 @@ def soften(
     shifts,
     labels,
     LABELS: tl.constexpr,
+    STEP: tl.constexpr,
     ROWS: tl.constexpr,
     CLASSES: tl.constexpr,
 ):
@@ -123,11 +127,12 @@ def soften(
     and for every chosen row what ``gram`` adds to its exponents, in powers of two.
     """
     program, n_programs = tl.program_id(0), tl.num_programs(0)
+    n_classes = class_steps * STEP
     k = tl.arange(0, CLASSES)
     is_class = k < n_classes
     lam = tl.load(constants + 3)
     g = tl.load(constants + POTENTIALS + n_classes + k, mask=is_class, other=0.0)
-    n = tl.load(n_chosen)
+    n = tl.load(n_chosen).to(tl.int32)
     total = tl.zeros([CLASSES], tl.float64)
     value = tl.zeros([ROWS], tl.float64)
     for tile in range(program, tl.cdiv(n, ROWS), n_programs):
@@ -135,14 +140,14 @@ def soften(
         is_row = at < n
         i = tl.load(chosen + at, mask=is_row, other=0).to(tl.int64)
         is_entry = is_row[:, None] & is_class[None, :]
-        where = i[:, None] * row_stride + k[None, :] * class_stride
+        where = i[:, None] * (row_steps * STEP) + k[None, :] * class_stride
         p = tl.load(rows + where, mask=is_entry, other=0.0).to(tl.float64)
         s = tl.where(is_entry, p * lam + g[None, :], float("-inf"))
         top = tl.where(is_row, tl.max(s, axis=1), 0.0)
         q = tl.exp2(tl.maximum(s - top[:, None], LOWEST))
         q = tl.where(is_entry, q, 0.0)
         mass = tl.where(is_row, tl.sum(q, axis=1), 1.0)
-        total += tl.sum(q / mass[:, None], axis=0)
+        total += tl.sum(q * (1.0 / mass)[:, None], axis=0)
         shift = top + tl.log2(mass)
         value += shift
         tl.store(shifts + at, -shift, mask=is_row)
@@ -156,14 +161,15 @@ def soften(
 @triton.jit
 def gram(
     rows,
-    row_stride,
+    row_steps,
     class_stride,
-    n_classes,
+    class_steps,
     constants,
     chosen,
     n_chosen,
     shifts,
     outer,
+    STEP: tl.constexpr,
     ROWS: tl.constexpr,
     CLASSES: tl.constexpr,
 ):
@@ -173,34 +179,33 @@ def gram(
     curvature comes from it, for which the ten bits of TF32 are plenty.
     """
     tile, part, n_parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    n_classes = class_steps * STEP
     # The tile's row and column in the triangle, counted row by row.
-    m = ((tl.sqrt(8.0 * tile + 1.0) - 1.0) / 2.0).to(tl.int32)
-    m -= (m * (m + 1) // 2 > tile).to(tl.int32)
-    m += ((m + 1) * (m + 2) // 2 <= tile).to(tl.int32)
-    k = m * CLASSES + tl.arange(0, CLASSES)
-    l = (tile - m * (m + 1) // 2) * CLASSES + tl.arange(0, CLASSES)
-    lam = tl.load(constants + 3).to(tl.float32)
+    down = ((tl.sqrt(8.0 * tile + 1.0) - 1.0) / 2.0).to(tl.int32)
+    down -= (down * (down + 1) // 2 > tile).to(tl.int32)
+    down += ((down + 1) * (down + 2) // 2 <= tile).to(tl.int32)
+    k = down * CLASSES + tl.arange(0, CLASSES)
+    l = (tile - down * (down + 1) // 2) * CLASSES + tl.arange(0, CLASSES)
     is_k, is_l = k < n_classes, l < n_classes
+    lam = tl.load(constants + 3).to(tl.float32)
     potentials = constants + POTENTIALS + n_classes
     g_k = tl.load(potentials + k, mask=is_k, other=0.0).to(tl.float32)
     g_l = tl.load(potentials + l, mask=is_l, other=0.0).to(tl.float32)
-    n = tl.load(n_chosen)
+    n = tl.load(n_chosen).to(tl.int32)
     total = tl.zeros([CLASSES, CLASSES], tl.float32)
     for tile_of_rows in range(part, tl.cdiv(n, ROWS), n_parts):
         at = tile_of_rows * ROWS + tl.arange(0, ROWS)
-        is_row = at < n
-        i = tl.load(chosen + at, mask=is_row, other=0).to(tl.int64)
-        shift = tl.load(shifts + at, mask=is_row, other=0.0).to(tl.float32)
-        # Transposed already: a class is a row of the first factor.
-        where = i[None, :] * row_stride + k[:, None] * class_stride
-        is_entry = is_row[None, :] & is_k[:, None]
-        p = tl.load(rows + where, mask=is_entry, other=float("-inf"))
-        q_k = tl.exp2(p.to(tl.float32) * lam + (g_k[:, None] + shift[None, :]))
-        where = i[:, None] * row_stride + l[None, :] * class_stride
-        is_entry = is_row[:, None] & is_l[None, :]
-        p = tl.load(rows + where, mask=is_entry, other=float("-inf"))
-        q_l = tl.exp2(p.to(tl.float32) * lam + (g_l[None, :] + shift[:, None]))
-        total = tl.dot(q_k, q_l, total, input_precision="tf32")
+        is_row = (at < n)[:, None]
+        i = tl.load(chosen + at, mask=at < n, other=0).to(tl.int64)[:, None]
+        first = rows + i * (row_steps * STEP)
+        shift = tl.load(shifts + at, mask=at < n, other=0.0).to(tl.float32)[:, None]
+        there = first + k[None, :] * class_stride
+        p = tl.load(there, mask=is_row & is_k[None, :], other=float("-inf"))
+        q_k = tl.exp2(p.to(tl.float32) * lam + (g_k[None, :] + shift))
+        there = first + l[None, :] * class_stride
+        p = tl.load(there, mask=is_row & is_l[None, :], other=float("-inf"))
+        q_l = tl.exp2(p.to(tl.float32) * lam + (g_l[None, :] + shift))
+        total = tl.dot(tl.trans(q_k), q_l, total, input_precision="tf32")
     at = part.to(tl.int64) * n_classes * n_classes
     where = at + k[:, None] * n_classes + l[None, :]
     tl.store(outer + where, total, mask=is_k[:, None] & is_l[None, :])

@@ -20,13 +20,15 @@ from skvibe._settled_rows import MOST_KEPT, Part, SettledRows, take_rows
 # are passed over in a fraction of a millisecond anyway.
 FUSED_FROM = 1 << 24
 MOST_CLASSES = 1 << 14
-# Numbers in flight a program, and programs a multiprocessor.
-TILE = 1 << 12
-SOFT_TILE = 1 << 10
-PROGRAMS = 8
-# Classes of a tile of the curvature, and rows added to it at a time.
+# Numbers of a tile, numbers a warp takes of it, programs a multiprocessor.
+SCREEN = (1 << 11, 1 << 11, 32)
+SOFTEN = (1 << 10, 1 << 8, 32)
+# Copies of the counts that programs add to.
+COPIES = 64
+# Classes of a tile of the curvature, rows added to it at a time, and programs.
 GRAM_CLASSES = 128
 GRAM_ROWS = 32
+GRAM_PROGRAMS = 2
 
 logger = logging.getLogger("skvibe")
 
@@ -47,8 +49,8 @@ def _kernels_run(device: torch.device) -> bool:
     if torch.version.cuda is None or torch.cuda.get_device_capability(device) < (8, 0):
         return False
     try:
-        params = torch.zeros(8, dtype=torch.float64, device=device)
-        _screen(torch.zeros(4, 2, device=device), params, torch.float32, False)
+        constants = torch.zeros(8, dtype=torch.float64, device=device)
+        _screen(torch.zeros(4, 2, device=device), constants, torch.float32, False)
     except Exception as error:  # whatever Triton raises: plain operations do as well
         logger.info("fused kernels cannot be used: %s", error)
         return False
@@ -60,7 +62,7 @@ class _Screened(NamedTuple):
 
     state: torch.Tensor
     codes: torch.Tensor
-    counts: torch.Tensor  # settled and clear rows, by class
+    counts: torch.Tensor  # settled, clear and ambiguous rows, by class
     values: torch.Tensor
     reach: torch.Tensor
     magnitude: torch.Tensor
@@ -73,14 +75,13 @@ class FusedPass(RowPass):
         return (rows,)
 
     def _start(self, device: torch.device) -> None:
-        super()._start(device)
-        head = [self.lam, self.width, float("inf"), self.lam / NATS]
-        g = torch.as_tensor(self.potentials)
-        params = torch.cat([torch.tensor(head, dtype=torch.float64), g, g / NATS])
-        self.params = params.to(device)
-        self.found: list[
-            tuple
-        ] = []  # blocks as screened, with their first row's number
+        self._start_sums(device)
+        wide = float("inf") if self.keeping is None else self.wide
+        head = [self.lam, self.width, wide, self.lam / NATS]
+        g = torch.from_numpy(self.potentials)
+        constants = torch.cat([torch.tensor(head, dtype=torch.float64), g, g / NATS])
+        self.constants = constants.to(device)
+        self.found: list[tuple] = []  # blocks, what was found, their first row
 
     def _keeps(self, device: torch.device) -> bool:
         return not self.dense and self.sweep._radius > 0
@@ -89,7 +90,6 @@ class FusedPass(RowPass):
         self, block: torch.Tensor, labels: torch.Tensor | None, start: int
     ) -> bool:
         """Sum all rows; ``finish`` puts the settled ones aside if they are many."""
-        self.params[2] = self.wide
         screened = self._sum_screened(block, labels)
         self.found.append((block, screened, start))
         return True
@@ -100,10 +100,10 @@ class FusedPass(RowPass):
     def _sum_screened(
         self, block: torch.Tensor, labels: torch.Tensor | None
     ) -> _Screened:
-        found = _screen(block, self.params, self.working, self.first)
+        found = _screen(block, self.constants, self.working, self.first)
         sums = self.sums
-        for counts, value in zip(found.counts, found.values, strict=True):
-            self._count(counts, counts.sum(), value)
+        counts, n_soft = found.counts[:2].sum(0), found.counts[2].sum()
+        self._count(counts, counts.sum(), found.values.sum())
         if self.first:
             torch.maximum(sums["reach"], found.reach, out=sums["reach"])
             torch.maximum(sums["magnitude"], found.magnitude, out=sums["magnitude"])
@@ -115,7 +115,7 @@ class FusedPass(RowPass):
         chosen = torch.empty(len(block) + 1, dtype=torch.int32, device=block.device)
         numbers = torch.arange(len(block), dtype=torch.int32, device=block.device)
         chosen.scatter_(0, places, numbers)
-        self._sum_soft(block, chosen, is_soft.sum(), labels)
+        self._sum_soft(block, chosen, n_soft, labels)
         return found
 
     def _full(
@@ -135,14 +135,16 @@ class FusedPass(RowPass):
         n_chosen: torch.Tensor,
         labels: torch.Tensor | None,
     ) -> None:
-        columns, value, shifts = _soften(block, self.params, chosen, n_chosen, labels)
+        columns, value, shifts = _soften(
+            block, self.constants, chosen, n_chosen, labels
+        )
         sums = self.sums
         sums["columns"] += columns
         sums["value"] += NATS * value
         sums["rows"] += n_chosen
         sums["ambiguous"] += n_chosen
         if self.curvature:
-            self.outer += _gram(block, self.params, chosen, n_chosen, shifts)
+            self.outer += _gram(block, self.constants, chosen, n_chosen, shifts)
 
     def _kept(self, keeping: SettledRows) -> SettledRows | None:
         """Copy the rows that are not settled, if they are few."""
@@ -162,52 +164,43 @@ class FusedPass(RowPass):
 
 
 def _screen(
-    block: torch.Tensor, params: torch.Tensor, work: torch.dtype, first: bool
+    block: torch.Tensor, constants: torch.Tensor, work: torch.dtype, first: bool
 ) -> _Screened:
     from skvibe import _fused_kernels as kernels
 
     n_rows, n_classes = block.shape
-    classes, rows, warps = _tile(n_classes, TILE)
-    n_programs = _n_programs(block.device, -(-n_rows // rows))
+    tile, n_programs = _tiles(block, *SCREEN)
     new = functools.partial(torch.empty, device=block.device)
     state = new(n_rows, dtype=torch.int8)
     codes = new(n_rows, dtype=torch.int32)
-    counts = new(n_programs, 2, n_classes, dtype=torch.int32)
+    counts = new(COPIES, 3, n_classes, dtype=torch.int32).zero_()
     values = new(n_programs, 2, dtype=torch.float64)
-    reach = new(n_programs if first else 0, n_classes, dtype=torch.float64)
-    magnitude = new(n_programs if first else 0, dtype=torch.float64)
+    reach = new(n_programs if first else 1, n_classes, dtype=torch.float64)
+    magnitude = new(n_programs if first else 1, dtype=torch.float64)
     _launch(
         kernels.screen,
         (n_programs,),
         block,
         n_rows,
-        n_classes,
-        params,
+        constants,
         state,
         codes,
         counts,
+        COPIES,
         values,
         reach,
         magnitude,
         FIRST=first,
         WORK=kernels.tl.float32 if work is torch.float32 else kernels.tl.float64,
-        ROWS=rows,
-        CLASSES=classes,
-        num_warps=warps,
+        **tile,
     )
-    return _Screened(
-        state,
-        codes,
-        counts.sum(0).double(),
-        values.sum(0),
-        reach.amax(0) if first else reach,
-        magnitude.amax(0) if first else magnitude,
-    )
+    counts, values = counts.sum(0).double(), values.sum(0)
+    return _Screened(state, codes, counts, values, reach.amax(0), magnitude.amax(0))
 
 
 def _soften(
     block: torch.Tensor,
-    params: torch.Tensor,
+    constants: torch.Tensor,
     chosen: torch.Tensor,
     n_chosen: torch.Tensor,
     labels: torch.Tensor | None,
@@ -215,8 +208,7 @@ def _soften(
     from skvibe import _fused_kernels as kernels
 
     n_rows, n_classes = block.shape
-    classes, rows, warps = _tile(n_classes, SOFT_TILE)
-    n_programs = _n_programs(block.device, -(-n_rows // rows))
+    tile, n_programs = _tiles(block, *SOFTEN)
     new = functools.partial(torch.empty, dtype=torch.float64, device=block.device)
     columns, values = new(n_programs, n_classes), new(n_programs)
     shifts = new(n_rows)
@@ -224,8 +216,7 @@ def _soften(
         kernels.soften,
         (n_programs,),
         block,
-        n_classes,
-        params,
+        constants,
         chosen,
         n_chosen,
         columns,
@@ -233,16 +224,14 @@ def _soften(
         shifts,
         shifts if labels is None else labels,
         LABELS=labels is not None,
-        ROWS=rows,
-        CLASSES=classes,
-        num_warps=warps,
+        **tile,
     )
     return columns.sum(0), values.sum(0), shifts
 
 
 def _gram(
     block: torch.Tensor,
-    params: torch.Tensor,
+    constants: torch.Tensor,
     chosen: torch.Tensor,
     n_chosen: torch.Tensor,
     shifts: torch.Tensor,
@@ -253,14 +242,13 @@ def _gram(
     classes = min(GRAM_CLASSES, max(16, _power_of_two(n_classes)))
     across = -(-n_classes // classes)
     n_tiles = across * (across + 1) // 2
-    n_parts = max(1, 2 * _n_multiprocessors(block.device) // n_tiles)
+    n_parts = max(1, GRAM_PROGRAMS * _n_multiprocessors(block.device) // n_tiles)
     outer = torch.zeros(n_parts, n_classes, n_classes, device=block.device)
     _launch(
         kernels.gram,
         (n_tiles, n_parts),
         block,
-        n_classes,
-        params,
+        constants,
         chosen,
         n_chosen,
         shifts,
@@ -277,21 +265,27 @@ def _gram(
 def _launch(
     kernel: Any, grid: tuple[int, ...], block: torch.Tensor, *args: Any, **options: Any
 ) -> None:
+    row_stride, class_stride = block.stride()
+    n_classes = block.shape[1]
+    step = 4 if class_stride == 1 and not (row_stride % 4 or n_classes % 4) else 1
+    shape = (row_stride // step, class_stride, n_classes // step)
     # Triton launches on the current device, which need not be that of the rows.
     on_cuda = block.device.type == "cuda"
     with torch.cuda.device(block.device) if on_cuda else contextlib.nullcontext():
-        kernel[grid](block, *block.stride(), *args, **options)
+        kernel[grid](block, *shape, *args, STEP=step, **options)
 
 
-def _tile(n_classes: int, n_numbers: int) -> tuple[int, int, int]:
-    """Classes, rows and warps of a tile."""
+def _tiles(
+    block: torch.Tensor, n_numbers: int, a_warp: int, programs: int
+) -> tuple[dict[str, int], int]:
+    """Size of a tile for a kernel, and the number of programs that share the tiles."""
+    n_rows, n_classes = block.shape
     classes = max(2, _power_of_two(n_classes))
     rows = max(1, n_numbers // classes)
-    return classes, rows, max(1, min(16, classes * rows // 1024))
-
-
-def _n_programs(device: torch.device, n_tiles: int) -> int:
-    return max(1, min(n_tiles, PROGRAMS * _n_multiprocessors(device)))
+    warps = max(1, min(16, classes * rows // a_warp))
+    n_programs = programs * _n_multiprocessors(block.device)
+    tile = {"ROWS": rows, "CLASSES": classes, "num_warps": warps}
+    return tile, max(1, min(-(-n_rows // rows), n_programs))
 
 
 @functools.cache

@@ -133,8 +133,8 @@ class RowPass:
         self, block: torch.Tensor, labels: torch.Tensor | None = None, start: int = 0
     ) -> None:
         if not self.sums:
-            self._start(block.device)
             self._start_keeping(block.device)
+            self._start(block.device)
         if self.dense:
             self._full(block, labels=labels)
         elif self.keeping is None or not self._keep(block, labels, start):
@@ -187,17 +187,19 @@ class RowPass:
             start = stop
 
     def _start(self, device: torch.device) -> None:
-        double: dict[str, Any] = {"dtype": torch.float64, "device": device}
-        n = self.n_classes
-        g = torch.as_tensor(self.potentials, **double)
+        self._start_sums(device)
+        g = torch.as_tensor(self.potentials, dtype=torch.float64, device=device)
         self.g = self._as_column(g)
         self.g_working = self.g.to(self.working)
-        self.classes = torch.arange(n, dtype=self.working, device=device)
+        self.classes = torch.arange(self.n_classes, dtype=self.working, device=device)
+
+    def _start_sums(self, device: torch.device) -> None:
+        n = self.n_classes
         n_outer = n if self.curvature else 0
         self.outer = torch.zeros(n_outer, n_outer, device=device)
         self.entries: list[tuple] = []  # of sparse rows: values, rows, columns
         self.n_kept = 0
-        self.flat = torch.zeros(5 + 3 * n, **double)
+        self.flat = torch.zeros(5 + 3 * n, dtype=torch.float64, device=device)
         self.sums = _named(self.flat, n)
         self.sums["reach"].fill_(-torch.inf)
 

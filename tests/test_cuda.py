@@ -13,6 +13,8 @@ from skorch.callbacks import Callback
 
 import skvibe
 from skvibe import VIBEClassifier
+from skvibe._fused_pass import FusedPass
+from skvibe._row_pass import RowPass
 from skvibe.transport import solve_transport
 
 pytestmark = pytest.mark.skipif(
@@ -128,3 +130,30 @@ def test_cuda_transport_agrees_and_is_repeatable(n_classes):
     assert torch.equal(there.potentials, again.potentials)
     assert torch.equal(there.labels.cpu(), here.labels)
     assert there.value == pytest.approx(here.value, abs=1e-7)
+
+
+def test_cuda_fused_pass_never_waits(monkeypatch):
+    # Ten million numbers and more are passed over by kernels of our own.
+    kinds = set()
+    add = RowPass.add
+
+    def strict_add(self, block, labels=None, start=0):
+        kinds.add(type(self))
+        self._start_keeping(block.device)
+        self._start(block.device)  # takes the potentials to the device
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            add(self, block, labels, start)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    generator = torch.Generator("cuda").manual_seed(0)
+    log_p = torch.randn(200_000, 100, device="cuda", generator=generator)
+    log_p = torch.log_softmax(4 * log_p, dim=1)
+    prior = np.full(100, 0.01)
+    plain = solve_transport(log_p.cpu(), prior)
+    monkeypatch.setattr(RowPass, "add", strict_add)
+    fused = solve_transport(log_p, prior)
+    assert kinds == {FusedPass}
+    assert fused.converged
+    assert (fused.labels.cpu() != plain.labels).double().mean() < 1e-5
