@@ -1,8 +1,9 @@
-"""One pass over the rows of a transport problem on an NVIDIA GPU, in three kernels.
+"""One pass over the rows of a transport problem on an NVIDIA GPU, in four kernels.
 
-``screen`` reads the matrix once and counts the rows that are clear; ``soften`` sums the
-others in double precision; ``gram`` sums their outer products for the curvature. Plain
-operations would read or write an array of the matrix' size nine times.
+``screen`` reads the matrix once and counts the rows that are clear, ``collect`` lists
+the others; ``soften`` sums these in double precision, ``gram`` their outer products for
+the curvature. Plain operations would read or write an array of the matrix' size nine
+times.
 
 Sums of floating-point numbers are left behind by every program and added up afterwards,
 always in the same order, so that the same input gives the same result bit for bit.
@@ -22,8 +23,6 @@ import triton.language as tl
 POTENTIALS = tl.constexpr(4)
 # The lowest exponent of `skvibe._row_pass`, in powers of two.
 LOWEST = tl.constexpr(-62.0)
-# What a row is, in ``state``: settled, clear or ambiguous.
-N_STATES = tl.constexpr(3)
 
 
 @triton.jit
@@ -49,10 +48,10 @@ def screen(
 ):
     """Tell rows apart by how far the best class is ahead of the second.
 
-    Leaves for every row its state (0 settled, 1 clear, 2 ambiguous) and its best class,
-    in ``counts`` the rows by state and class, and for every program the sums of the
-    largest exponents of settled and of clear rows and, if FIRST, the reach of every
-    class and the largest magnitude.
+    Leaves for every row its state (0 settled, 1 clear, 2 ambiguous) and its best class
+    (if it is not ambiguous), in ``counts`` the settled and the clear rows by class, and
+    for every program the sums of their largest exponents and, if FIRST, the reach of
+    every class and the largest magnitude.
     """
     program, n_programs = tl.program_id(0), tl.num_programs(0)
     n_classes = class_steps * STEP
@@ -60,9 +59,12 @@ def screen(
     is_class = k < n_classes
     lam = tl.load(constants).to(WORK)
     width, wide = tl.load(constants + 1).to(WORK), tl.load(constants + 2).to(WORK)
-    g = tl.load(constants + POTENTIALS + k, mask=is_class, other=0.0).to(WORK)
+    # Beyond the last class nothing is read, and whatever is there becomes -inf or NaN,
+    # which a maximum passes over.
+    g = tl.load(constants + POTENTIALS + k, mask=is_class, other=float("-inf"))
+    g = g.to(WORK)
     # Integers may be added in any order; copies keep programs out of each other's way.
-    counts += (program % n_copies) * N_STATES * n_classes
+    counts += (program % n_copies) * 2 * n_classes
     settled_value = tl.zeros([ROWS], tl.float64)
     clear_value = tl.zeros([ROWS], tl.float64)
     highest = tl.full([CLASSES], float("-inf"), WORK)
@@ -70,11 +72,11 @@ def screen(
     for tile in range(program, tl.cdiv(n_rows, ROWS), n_programs):
         i = tile * ROWS + tl.arange(0, ROWS)
         is_row = i < n_rows
-        where = i.to(tl.int64)[:, None] * (row_steps * STEP) + k[None, :] * class_stride
-        is_entry = is_row[:, None] & is_class[None, :]
-        p = tl.load(rows + where, mask=is_entry, other=float("-inf"))
+        first = tl.minimum(i, n_rows - 1).to(tl.int64) * (row_steps * STEP)
+        where = first[:, None] + k[None, :] * class_stride
+        p = tl.load(rows + where, mask=is_class[None, :])
         s = p.to(WORK) * lam + g[None, :]
-        top = tl.where(is_row, tl.max(s, axis=1), 0.0)
+        top = tl.max(s, axis=1)
         best = tl.min(tl.where(s == top[:, None], k[None, :], CLASSES), axis=1)
         is_best = k[None, :] == best[:, None]
         margin = top - tl.max(tl.where(is_best, float("-inf"), s), axis=1)
@@ -83,24 +85,32 @@ def screen(
         settled_value += tl.where(is_settled, top, 0.0).to(tl.float64)
         clear_value += tl.where(is_clear, top, 0.0).to(tl.float64)
         found = tl.where(is_settled, 0, tl.where(is_clear, 1, 2))
-        # NaN has no best class.
-        is_found = is_row & (best < n_classes)
-        tl.atomic_add(counts + found * n_classes + best, 1, mask=is_found)
+        is_counted = is_settled | is_clear
+        tl.atomic_add(counts + found * n_classes + best, 1, mask=is_counted)
         tl.store(state + i, found.to(tl.int8), mask=is_row)
         tl.store(codes + i, best, mask=is_row)
         if FIRST:
-            below = tl.where(is_row[:, None], s - top[:, None], float("-inf"))
-            highest = tl.maximum(highest, tl.max(below, axis=0))
-            # NaN may get lost in a maximum: it counts as infinite.
-            is_nan = tl.max((s != s).to(tl.int32), axis=1) > 0
-            size = tl.where(is_nan, float("inf"), tl.abs(top))
-            largest = tl.maximum(largest, tl.where(is_row, size, 0.0))
+            highest = tl.maximum(highest, tl.max(s - top[:, None], axis=0))
+            # NaN would get lost: it counts as infinite.
+            is_nan = (s != s) & is_class[None, :]
+            is_bad = tl.max(is_nan.to(tl.int32), axis=1) > 0
+            largest = tl.maximum(largest, tl.where(is_bad, float("inf"), tl.abs(top)))
     tl.store(values + program * 2, tl.sum(settled_value, axis=0))
     tl.store(values + program * 2 + 1, tl.sum(clear_value, axis=0))
     if FIRST:
         at = program * n_classes + k
         tl.store(reach + at, highest.to(tl.float64), mask=is_class)
         tl.store(magnitude + program, tl.max(largest, axis=0).to(tl.float64))
+
+
+@triton.jit
+def collect(state, before, chosen, ROWS: tl.constexpr):
+    """List the ambiguous rows; ``before`` says how many there are before each part."""
+    part = tl.program_id(0)
+    i = part * ROWS + tl.arange(0, ROWS)
+    is_soft = tl.load(state + i) == 2
+    number = tl.cumsum(is_soft.to(tl.int32), axis=0) - 1
+    tl.store(chosen + tl.load(before + part) + number, i, mask=is_soft)
 
 
 @triton.jit

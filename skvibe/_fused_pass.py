@@ -11,9 +11,10 @@ import functools
 import logging
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
-from skvibe._row_pass import NATS, RowPass
+from skvibe._row_pass import NATS, RowPass, named_sums
 from skvibe._settled_rows import MOST_KEPT, Part, SettledRows, take_rows
 
 # Kernels are compiled for seconds once on a machine: matrices below this many numbers
@@ -21,13 +22,14 @@ from skvibe._settled_rows import MOST_KEPT, Part, SettledRows, take_rows
 FUSED_FROM = 1 << 24
 MOST_CLASSES = 1 << 14
 # Numbers of a tile, numbers a warp takes of it, programs a multiprocessor.
-SCREEN = (1 << 11, 1 << 11, 32)
+SCREEN = (1 << 12, 1 << 11, 64)
 SOFTEN = (1 << 10, 1 << 8, 32)
-# Copies of the counts that programs add to.
+# Copies of the counts that programs add to, and rows that are listed together.
 COPIES = 64
+PART = 1 << 10
 # Classes of a tile of the curvature, rows added to it at a time, and programs.
 GRAM_CLASSES = 128
-GRAM_ROWS = 32
+GRAM_ROWS = 16
 GRAM_PROGRAMS = 2
 
 logger = logging.getLogger("skvibe")
@@ -62,17 +64,16 @@ class _Screened(NamedTuple):
 
     state: torch.Tensor
     codes: torch.Tensor
-    counts: torch.Tensor  # settled, clear and ambiguous rows, by class
-    values: torch.Tensor
-    reach: torch.Tensor
-    magnitude: torch.Tensor
+    counts: torch.Tensor  # settled and clear rows, by class
+    values: torch.Tensor  # sums of their largest exponents
+    extremes: tuple[torch.Tensor, ...]  # of a first pass: reach and magnitude
 
 
 class FusedPass(RowPass):
     """The running sums of one pass; blocks may be of any size."""
 
     def split(self, rows: torch.Tensor, shrink: int = 1) -> tuple[torch.Tensor, ...]:
-        return (rows,)
+        return (rows,) if len(rows) else ()
 
     def _start(self, device: torch.device) -> None:
         self._start_sums(device)
@@ -81,6 +82,9 @@ class FusedPass(RowPass):
         g = torch.from_numpy(self.potentials)
         constants = torch.cat([torch.tensor(head, dtype=torch.float64), g, g / NATS])
         self.constants = constants.to(device)
+        # Summed on the host: every operation here would cost as much as a kernel.
+        self.pieces: list[tuple[torch.Tensor, ...]] = []
+        self.n_rows = 0
         self.found: list[tuple] = []  # blocks, what was found, their first row
 
     def _keeps(self, device: torch.device) -> bool:
@@ -90,8 +94,7 @@ class FusedPass(RowPass):
         self, block: torch.Tensor, labels: torch.Tensor | None, start: int
     ) -> bool:
         """Sum all rows; ``finish`` puts the settled ones aside if they are many."""
-        screened = self._sum_screened(block, labels)
-        self.found.append((block, screened, start))
+        self.found.append((block, self._sum_screened(block, labels), start))
         return True
 
     def _screened(self, block: torch.Tensor, labels: torch.Tensor | None) -> None:
@@ -101,21 +104,12 @@ class FusedPass(RowPass):
         self, block: torch.Tensor, labels: torch.Tensor | None
     ) -> _Screened:
         found = _screen(block, self.constants, self.working, self.first)
-        sums = self.sums
-        counts, n_soft = found.counts[:2].sum(0), found.counts[2].sum()
-        self._count(counts, counts.sum(), found.values.sum())
-        if self.first:
-            torch.maximum(sums["reach"], found.reach, out=sums["reach"])
-            torch.maximum(sums["magnitude"], found.magnitude, out=sums["magnitude"])
         if labels is not None:
             labels.copy_(found.codes)
-        is_soft = found.state == 2
-        # Without asking how many there are: row numbers in front, the rest behind.
-        places = torch.where(is_soft, is_soft.cumsum(0) - 1, len(block))
-        chosen = torch.empty(len(block) + 1, dtype=torch.int32, device=block.device)
-        numbers = torch.arange(len(block), dtype=torch.int32, device=block.device)
-        chosen.scatter_(0, places, numbers)
-        self._sum_soft(block, chosen, n_soft, labels)
+        chosen, n_chosen = _collect(found.state)
+        soft = self._soft(block, chosen, n_chosen, labels)
+        self.pieces.append((found.counts, found.values, *soft, *found.extremes))
+        self.n_rows += len(block)
         return found
 
     def _full(
@@ -124,37 +118,76 @@ class FusedPass(RowPass):
         weights: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
     ) -> None:
-        chosen = torch.arange(len(rows), dtype=torch.int32, device=rows.device)
-        n_chosen = torch.full((), len(rows), device=rows.device)
-        self._sum_soft(rows, chosen, n_chosen, labels)
+        n_rows = len(rows)
+        chosen = torch.arange(n_rows, dtype=torch.int32, device=rows.device)
+        n_chosen = torch.full((1,), n_rows, dtype=torch.int32, device=rows.device)
+        none = self.flat.new_zeros(2, self.n_classes)
+        soft = self._soft(rows, chosen, n_chosen, labels)
+        self.pieces.append((none, none[:, 0], *soft))
+        self.n_rows += n_rows
 
-    def _sum_soft(
+    def _soft(
         self,
         block: torch.Tensor,
         chosen: torch.Tensor,
         n_chosen: torch.Tensor,
         labels: torch.Tensor | None,
-    ) -> None:
-        columns, value, shifts = _soften(
-            block, self.constants, chosen, n_chosen, labels
-        )
-        sums = self.sums
-        sums["columns"] += columns
-        sums["value"] += NATS * value
-        sums["rows"] += n_chosen
-        sums["ambiguous"] += n_chosen
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sums over the ambiguous rows: by class, and of the value in powers of two."""
+        found = _soften(block, self.constants, chosen, n_chosen, labels)
+        columns, value, shifts = found
         if self.curvature:
             self.outer += _gram(block, self.constants, chosen, n_chosen, shifts)
+        return columns, value
+
+    def _to_host(self, curvature: Any) -> dict[str, Any]:
+        n = self.n_classes
+        parts = [self.flat, *(part for piece in self.pieces for part in piece)]
+        stays = curvature is None or self._solves_there()
+        if curvature is not None and not stays:
+            parts.append(curvature)
+        host = torch.cat([part.flatten().double() for part in parts]).cpu().numpy()
+        if not stays:
+            host, curvature = host[: -n * n], host[-n * n :].reshape(n, n)
+        self.sums = named_sums(host, n)
+        n_soft = float(self.n_rows)
+        if self.pieces:
+            for piece in np.split(host[len(self.flat) :], len(self.pieces)):
+                n_soft -= self._add_piece(
+                    *np.split(piece, np.cumsum([2 * n, 2, n, 1, n]))
+                )
+        self.sums["ambiguous"] += n_soft
+        self.sums["rows"] += n_soft
+        return self.sums | {"curvature": curvature}
+
+    def _add_piece(
+        self,
+        counts: np.ndarray,
+        values: np.ndarray,
+        columns: np.ndarray,
+        value: np.ndarray,
+        reach: np.ndarray,
+        magnitude: np.ndarray,
+    ) -> float:
+        """Add what was found of a block; returns how many of its rows were clear."""
+        sums: dict[str, Any] = self.sums
+        counts = counts.reshape(2, -1).sum(axis=0)
+        self._count(counts, counts.sum(), values.sum())
+        sums["columns"] += columns
+        sums["value"] += NATS * value
+        if self.first:
+            np.maximum(sums["reach"], reach, out=sums["reach"])
+            np.maximum(sums["magnitude"], magnitude, out=sums["magnitude"])
+        return float(counts.sum())
 
     def _kept(self, keeping: SettledRows) -> SettledRows | None:
         """Copy the rows that are not settled, if they are few."""
-        n_rows = sum(len(block) for block, _, _ in self.found)
         n_settled = sum(int(found.counts[0].sum()) for _, found, _ in self.found)
-        if n_rows - n_settled > MOST_KEPT * n_rows:
+        if self.n_rows - n_settled > MOST_KEPT * self.n_rows:
             self.sweep.shorten_radius()
             return None
         for block, found, start in self.found:
-            places = torch.nonzero(found.state)[:, 0]
+            places = torch.nonzero(found.state[: len(block)])[:, 0]
             rows = take_rows(block, places)
             stop = start + len(block)
             keeping.parts.append(Part(rows, places, found.codes, start, stop))
@@ -171,9 +204,9 @@ def _screen(
     n_rows, n_classes = block.shape
     tile, n_programs = _tiles(block, *SCREEN)
     new = functools.partial(torch.empty, device=block.device)
-    state = new(n_rows, dtype=torch.int8)
+    state = new(-(-n_rows // PART) * PART, dtype=torch.int8).zero_()
     codes = new(n_rows, dtype=torch.int32)
-    counts = new(COPIES, 3, n_classes, dtype=torch.int32).zero_()
+    counts = new(COPIES, 2, n_classes, dtype=torch.int32).zero_()
     values = new(n_programs, 2, dtype=torch.float64)
     reach = new(n_programs if first else 1, n_classes, dtype=torch.float64)
     magnitude = new(n_programs if first else 1, dtype=torch.float64)
@@ -194,8 +227,20 @@ def _screen(
         WORK=kernels.tl.float32 if work is torch.float32 else kernels.tl.float64,
         **tile,
     )
-    counts, values = counts.sum(0).double(), values.sum(0)
-    return _Screened(state, codes, counts, values, reach.amax(0), magnitude.amax(0))
+    extremes = (reach.amax(0), magnitude.amax(0)) if first else ()
+    return _Screened(state, codes, counts.sum(0), values.sum(0), extremes)
+
+
+def _collect(state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row numbers of the ambiguous rows, in order, and how many there are."""
+    from skvibe import _fused_kernels as kernels
+
+    each = (state.view(-1, PART) == 2).sum(1, dtype=torch.int32)
+    up_to = each.cumsum(0, dtype=torch.int32)
+    chosen = torch.empty(len(state), dtype=torch.int32, device=state.device)
+    with _current(state.device):
+        kernels.collect[(len(each),)](state, up_to - each, chosen, ROWS=PART)
+    return chosen, up_to[-1:]
 
 
 def _soften(
@@ -269,10 +314,14 @@ def _launch(
     n_classes = block.shape[1]
     step = 4 if class_stride == 1 and not (row_stride % 4 or n_classes % 4) else 1
     shape = (row_stride // step, class_stride, n_classes // step)
-    # Triton launches on the current device, which need not be that of the rows.
-    on_cuda = block.device.type == "cuda"
-    with torch.cuda.device(block.device) if on_cuda else contextlib.nullcontext():
+    with _current(block.device):
         kernel[grid](block, *shape, *args, STEP=step, **options)
+
+
+def _current(device: torch.device) -> Any:
+    """Triton launches on the current device, which need not be that of the rows."""
+    on_cuda = device.type == "cuda"
+    return torch.cuda.device(device) if on_cuda else contextlib.nullcontext()
 
 
 def _tiles(

@@ -108,7 +108,7 @@ class RowPass:
             self.precision = min(self.precision, FINAL_PRECISION)
         self.width = self._width(self.precision)
         self.axis = 0 if self.n_classes < CLASS_MAJOR_BELOW else 1
-        self.sums: dict[str, torch.Tensor] = {}
+        self.sums: dict[str, Any] = {}  # tensors, but at the end of a fused pass
         self.keeping: SettledRows | None = None
 
     def _width(self, precision: float) -> float:
@@ -200,7 +200,7 @@ class RowPass:
         self.entries: list[tuple] = []  # of sparse rows: values, rows, columns
         self.n_kept = 0
         self.flat = torch.zeros(5 + 3 * n, dtype=torch.float64, device=device)
-        self.sums = _named(self.flat, n)
+        self.sums = named_sums(self.flat, n)
         self.sums["reach"].fill_(-torch.inf)
 
     def _as_column(self, vector: torch.Tensor) -> torch.Tensor:
@@ -420,10 +420,10 @@ class RowPass:
         """All sums in one transfer; a large curvature stays where it is."""
         there, n = len(self.flat), self.n_classes
         if curvature is None or self._solves_there():
-            sums = _named(self.flat.cpu().numpy(), n)
+            sums = named_sums(self.flat.cpu().numpy(), n)
             return sums | {"curvature": curvature}
         both = torch.cat([self.flat, curvature.flatten()]).cpu().numpy()
-        return _named(both, n) | {"curvature": both[there:].reshape(n, n)}
+        return named_sums(both, n) | {"curvature": both[there:].reshape(n, n)}
 
     def _solves_there(self) -> bool:
         on_host = self.flat.device.type == "cpu"
@@ -442,7 +442,7 @@ class RowPass:
         )
 
 
-def _named(flat: Any, n: int) -> dict[str, Any]:
+def named_sums(flat: Any, n: int) -> dict[str, Any]:
     """Views of the parts of a vector of sums for n classes."""
     sums = {"columns": flat[5 : 5 + n], "clear": flat[5 + n : 5 + 2 * n]}
     sums["reach"] = flat[5 + 2 * n : 5 + 3 * n]
