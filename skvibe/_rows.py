@@ -35,7 +35,7 @@ def take_rows(X, rows, device):
         Where the result goes.
     """
     if isinstance(X, torch.Tensor):
-        return X[rows.to(X.device)].to(device)
+        return X.index_select(0, rows.to(X.device)).to(device)
     # Ascending rows are read from the disk in one sweep, then put back in order.
     ascending, back = np.unique(rows.cpu().numpy(), return_inverse=True)
     batch = torch.from_numpy(X[ascending][back])

@@ -16,6 +16,7 @@ from skorch import NeuralNetClassifier
 from skvibe._checkpoint import Checkpoint
 from skvibe._normaliser import CLASS_MAJOR_BELOW
 from skvibe._progress import Progress
+from skvibe._settled_rows import take_rows
 from skvibe._training_state import capture_training, order_state, resume_training
 from skvibe.posteriors import (
     clean_log_posterior,
@@ -132,12 +133,12 @@ class VIBEModule(torch.nn.Module):
         return unit_rows(torch.flatten(self.encoder(X), start_dim=1))
 
     def forward(self, X, idx=None):
-        """Clean log-posterior, cosines with mu and with eta, table of both."""
+        """Clean log-posterior, cosines with mu, unit mu, unit features."""
         features = self.features(X)
-        prototypes, corrupted = unit_rows(self.prototypes), unit_rows(self.corrupted)
-        cosines = features @ prototypes.T
+        prototypes = unit_rows(self.prototypes)
+        cosines = cosines_with(prototypes, features)
         log_clean = clean_log_posterior(cosines, self.log_prior(), self.kappa)
-        return log_clean, cosines, features @ corrupted.T, prototypes @ corrupted.T
+        return log_clean, cosines, prototypes, features
 
 
 @dataclass
@@ -146,7 +147,8 @@ class EMState:
 
     ``labels`` and ``responsibilities`` are indexed by original row number. ``order``
     and ``losses`` are of the epoch under way: the state of the generator before it
-    drew the order of the batches, and the losses of the batches made.
+    drew the order of the batches, and the losses of the batches made. ``corrupted``
+    (of unit length) and ``given_cosines`` are kept where they never change.
     """
 
     X: torch.Tensor | np.ndarray
@@ -163,6 +165,7 @@ class EMState:
     label_changes: list = field(default_factory=list)
     order: torch.Tensor | None = None
     losses: list = field(default_factory=list)
+    corrupted: torch.Tensor | None = None
     given_cosines: torch.Tensor | None = None
 
     def interrupt(self):
@@ -290,8 +293,11 @@ class VIBENet(NeuralNetClassifier):
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Minus the expected complete-data log-likelihood of a batch (M-step)."""
-        log_clean, cosines, given_cosines, table = y_pred
+        log_clean, cosines, prototypes, features = y_pred
         given, idx = y_true.to(log_clean.device), X["idx"]
+        corrupted = self._corrupted()
+        table = prototypes @ corrupted.T
+        given_cosines = self._given_cosines(corrupted, features, idx)
         if self.pseudo_labels == "hard":
             clean = self.em_.labels[idx]
             log_corrupted = self._log_corrupted_at(
@@ -302,6 +308,24 @@ class VIBENet(NeuralNetClassifier):
         log_corrupted = self._log_corrupted(cosines, given_cosines, table, given)
         expected = self.em_.responsibilities[idx] * (log_clean + log_corrupted)
         return -expected.sum(dim=1).mean()
+
+    def _corrupted(self):
+        """Corrupted prototypes of unit length."""
+        module, state = self.module_, self.em_
+        if module.encoder is not None:
+            return unit_rows(module.corrupted)
+        if state.corrupted is None:
+            state.corrupted = unit_rows(module.corrupted)
+        return state.corrupted
+
+    def _given_cosines(self, corrupted, features, idx):
+        """``v . eta`` of a batch, which only the full corrupted posterior asks for."""
+        if self.corrupted_posterior == "approximate":
+            return None
+        fixed = self._fixed_cosines(corrupted)
+        if fixed is None:
+            return cosines_with(corrupted, features)
+        return take_rows(fixed, idx)
 
     # -- E-step ------------------------------------------------------------------
 
@@ -374,10 +398,7 @@ class VIBENet(NeuralNetClassifier):
         state, module = self.em_, self.module_
         was_training = module.training
         module.eval()
-        prototypes, corrupted = (
-            unit_rows(module.prototypes),
-            unit_rows(module.corrupted),
-        )
+        prototypes, corrupted = unit_rows(module.prototypes), self._corrupted()
         n_classes, table = len(prototypes), prototypes @ corrupted.T
         fixed = None
         if with_corrupted and self.corrupted_posterior == "full":
@@ -403,6 +424,7 @@ class VIBENet(NeuralNetClassifier):
         module.train(was_training)
         return log_p
 
+    @torch.no_grad()
     def _fixed_cosines(self, corrupted):
         """``v . eta`` of all rows where it never changes and takes little room."""
         state, n_classes = self.em_, len(corrupted)
