@@ -9,7 +9,7 @@ from skvibe._parameters import check_prior
 from skvibe._prediction import encode_inputs
 from skvibe._removed_rows import check_finite_rows, find_removed
 from skvibe.posteriors import unit_rows
-from skvibe.whitening import shrunk_whitening
+from skvibe.whitening import spread_of
 
 _CHUNK = 4096
 
@@ -78,13 +78,18 @@ def unit_training_rows(vibe, inputs, device):
     return features
 
 
-def whiten_in_place(vibe, features, shrinkage):
-    """Whiten the rows and publish by what; nothing is done where it is None."""
+def whiten_in_place(vibe, features, shrinkage, spread=None):
+    """Whiten the rows and publish by what; nothing is done where it is None.
+
+    Returns what a second whitening of the same rows need not find again.
+    """
     vibe.whitening_ = shrinkage
     whiten = None
     if shrinkage is not None:
-        whiten = shrunk_whitening(features, shrinkage)
+        spread = spread_of(features) if spread is None else spread
+        whiten = spread.whitening(shrinkage)
         whiten(features, out=features)
     for name in ("mean", "directions", "scales"):
         value = None if whiten is None else getattr(whiten, name).cpu().numpy()
         setattr(vibe, f"whitening_{name}_", value)
+    return spread

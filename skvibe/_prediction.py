@@ -36,10 +36,14 @@ def predicted_log_proba(vibe, X):
 
 def log_posterior(vibe, X):
     """log p(l | x), float64, in blocks of rows."""
+    return torch.cat(list(_log_posteriors(vibe, X))).numpy()
+
+
+def _log_posteriors(vibe, X):
     # Copies: loaded with a memory map, the arrays are read-only.
     prototypes = torch.from_numpy(np.array(vibe.prototypes_))
     log_prior = torch.log(torch.from_numpy(np.array(vibe.prior_)))
-    blocks = []
+    whiten = _whitening(vibe)
     for start in range(0, len(X), _CHUNK):
         block = X[start : start + _CHUNK]
         if vibe._encoder is None:
@@ -47,21 +51,17 @@ def log_posterior(vibe, X):
             features = unit_rows(torch.from_numpy(np.array(block, dtype=float)))
         else:
             features = encode_inputs(vibe, block, _device(vibe)).cpu().double()
-        features = _whitened(vibe, features)
-        cosines = features @ prototypes.T
-        blocks.append(clean_log_posterior(cosines, log_prior, vibe.kappa_))
-    return torch.cat(blocks).numpy()
+        cosines = whiten(features) @ prototypes.T
+        yield clean_log_posterior(cosines, log_prior, vibe.kappa_)
 
 
 def score_rows(vibe, X, given):
     """Poison scores of rows with the codes of the labels given to them."""
-    scores = np.empty(len(X))
-    for start in range(0, len(X), _CHUNK):
-        block = slice(start, start + _CHUNK)
-        log_proba = torch.from_numpy(log_posterior(vibe, X[block]))
-        codes = torch.from_numpy(given[block])
-        scores[block] = poison_score_from_log_posterior(log_proba, codes).numpy()
-    return scores
+    scores = []
+    codes = torch.from_numpy(given).split(_CHUNK)
+    for log_proba, block in zip(_log_posteriors(vibe, X), codes, strict=True):
+        scores.append(poison_score_from_log_posterior(log_proba, block))
+    return torch.cat(scores).numpy()
 
 
 def unit_features(vibe, X, rows=None):
@@ -80,15 +80,16 @@ def unit_features(vibe, X, rows=None):
 
 def latent_features(vibe, X):
     """Unit vectors of the space in which the prototypes lie, of validated rows."""
-    return _whitened(vibe, torch.from_numpy(unit_features(vibe, X))).numpy()
+    return _whitening(vibe)(torch.from_numpy(unit_features(vibe, X))).numpy()
 
 
-def _whitened(vibe, features):
+def _whitening(vibe):
+    """Function from unit features to latent ones."""
     if vibe.whitening_mean_ is None:
-        return features
+        return lambda features: features
     # Copies: loaded with a memory map, the arrays are read-only.
     parts = (vibe.whitening_mean_, vibe.whitening_directions_, vibe.whitening_scales_)
-    return Whitening(*(torch.from_numpy(np.array(part)) for part in parts))(features)
+    return Whitening(*(torch.from_numpy(np.array(part)) for part in parts))
 
 
 @torch.no_grad()

@@ -116,7 +116,7 @@ def fit_trials(vibe, inputs, given, trials, device):
     best, whole, warned = None, True, False
     # Encoding may take longer than all else: once for all trials.
     encoded = None if vibe.encoder is None else unit_training_rows(vibe, inputs, device)
-    agreed = False
+    spread, agreed = None, False
     for setting, checkpoint in trials:
         if best is not None and not _is_worth_trying(setting, best, agreed, given):
             continue
@@ -127,6 +127,7 @@ def fit_trials(vibe, inputs, given, trials, device):
                 features = unit_training_rows(vibe, inputs, device)
             else:
                 features = encoded.clone()
+            spread = _open_setting(vibe, features, setting, spread)
             whole = _fit_setting(vibe, inputs, features, given, checkpoint, setting)
         except KeyboardInterrupt:
             if best is None:
@@ -148,12 +149,16 @@ def fit_trials(vibe, inputs, given, trials, device):
     return whole
 
 
-def _fit_setting(vibe, inputs, features, given, checkpoint, setting):
-    """Fit one setting and judge it; whether nobody interrupted that."""
+def _open_setting(vibe, features, setting, spread):
+    """Set what a setting says and whiten the rows; the spread of the rows before."""
     values = (f"{name}={value}" for name, value in vars(setting).items() if value)
     tell("EM", f"setting: {', '.join(values)}", vibe.verbose > 0)
     vibe.kappa_, vibe.nu_ = float(setting.kappa), float(setting.nu)
-    whiten_in_place(vibe, features, setting.whitening)
+    return whiten_in_place(vibe, features, setting.whitening, spread)
+
+
+def _fit_setting(vibe, inputs, features, given, checkpoint, setting):
+    """Fit one setting and judge it; whether nobody interrupted that."""
     whole = _fit_one(vibe, inputs, features, given, checkpoint, setting.prior)
     vibe.relabelling_gain_ = 0.0
     return whole and _judge(vibe, inputs, given, checkpoint.seeds[0])

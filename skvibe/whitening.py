@@ -17,6 +17,7 @@ References
    doi:10.1016/S0047-259X(03)00096-4 (the shrunk covariance).
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -65,12 +66,16 @@ class Whitening:
             Of the same dtype, unit length; a row equal to the mean stays zero.
         """
         out = torch.empty_like(features) if out is None else out
-        change = along_directions(self.directions, self.scales - 1)
         for start in range(0, len(features), _MAPPED):
             block = slice(start, start + _MAPPED)
             centred = _centred(features[block], self.mean)
-            out[block] = unit_rows(centred.add_(change(centred))).to(out.dtype)
+            changed = centred.add_(self._change(centred))
+            out[block] = unit_rows(changed).to(out.dtype)
         return out
+
+    @functools.cached_property
+    def _change(self):
+        return along_directions(self.directions, self.scales - 1)
 
 
 def along_directions(directions, factors):
@@ -103,6 +108,71 @@ def along_directions(directions, factors):
     return lambda rows: (rows @ there) @ directions
 
 
+@dataclass
+class Spread:
+    """Centre and principal directions of rows: what a whitening is made of.
+
+    Parameters
+    ----------
+    mean : torch.Tensor of float64 of shape (n_features,)
+        Of the rows.
+    values : torch.Tensor of float64 of shape (n_directions,)
+        Variances along the directions, ascending; zero along all others.
+    directions : torch.Tensor of float64 of shape (n_directions, n_features)
+        Orthonormal rows.
+    """
+
+    mean: torch.Tensor
+    values: torch.Tensor
+    directions: torch.Tensor
+
+    def whitening(self, shrinkage):
+        """Whitening that shrinks the covariance as `shrunk_whitening` says.
+
+        Parameters
+        ----------
+        shrinkage : float
+            Share of the mean variance added to every direction, > 0.
+
+        Returns
+        -------
+        Whitening
+            To be called with rows.
+        """
+        values, directions = self.values, self.directions
+        added = shrinkage * values.sum() / len(self.mean)
+        if not added > 0:  # all rows are equal: nothing to scale by
+            return Whitening(self.mean, directions[:0], values[:0])
+        # Relative to the directions without any spread; a common factor does not
+        # matter.
+        return Whitening(self.mean, directions, (added / (values + added)).sqrt())
+
+
+def spread_of(features):
+    """Centre and principal directions of rows.
+
+    Parameters
+    ----------
+    features : torch.Tensor of shape (n_rows, n_features)
+        Unit vectors.
+
+    Returns
+    -------
+    Spread
+        Time is of order n_rows * n_features * m + m ** 3 with m the smaller of the two.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvibe.whitening import spread_of
+    >>> spread = spread_of(torch.tensor([[2.0, 0.0], [0.0, 0.0], [1.0, 0.0]]))
+    >>> spread.mean.tolist(), spread.directions.abs().tolist()
+    ([1.0, 0.0], [[1.0, 0.0]])
+    """
+    mean = _mean(features)
+    return Spread(mean, *principal_directions(features, mean))
+
+
 def shrunk_whitening(features, shrinkage):
     """Whitening by the shrunk covariance of all rows.
 
@@ -121,8 +191,11 @@ def shrunk_whitening(features, shrinkage):
     Returns
     -------
     Whitening
-        To be called with rows. Time is of order n_rows * n_features * m + m ** 3 with
-        m the smaller of the two.
+        To be called with rows.
+
+    See Also
+    --------
+    spread_of : The larger part of the work, for more than one shrinkage.
 
     Examples
     --------
@@ -133,14 +206,7 @@ def shrunk_whitening(features, shrinkage):
     >>> shrunk_whitening(rows, 1e-6)(rows).abs().mean(dim=0).round(decimals=1)
     tensor([0.7000, 0.7000])
     """
-    mean = _mean(features)
-    values, directions = principal_directions(features, mean)
-    total = values.sum() / features.shape[1]
-    if not total > 0:  # all rows are equal: nothing to scale by
-        return Whitening(mean, directions[:0], values[:0])
-    # Relative to the directions without any spread; a common factor does not matter.
-    scales = (shrinkage * total / (values + shrinkage * total)).sqrt()
-    return Whitening(mean, directions, scales)
+    return spread_of(features).whitening(shrinkage)
 
 
 def _mean(features):
