@@ -17,7 +17,6 @@ References
    doi:10.1016/S0047-259X(03)00096-4 (the shrunk covariance).
 """
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +24,7 @@ import torch
 from skvibe.posteriors import unit_rows
 
 _BLOCK = 4096
-# Rows mapped at a time: double precision, and several arrays of them.
+# Rows mapped at a time: there are several arrays of them.
 _MAPPED = 1024
 # Eigenvalues below this share of the largest are rounding errors.
 _RANK_TOL = 1e-12
@@ -56,7 +55,7 @@ class Whitening:
         Parameters
         ----------
         features : torch.Tensor of shape (n_rows, n_features)
-            Unit vectors.
+            Unit vectors, float32 or float64; worked on in that type.
         out : torch.Tensor of shape (n_rows, n_features), default=None
             Where to write; may be ``features`` itself. None makes a new one.
 
@@ -66,16 +65,21 @@ class Whitening:
             Of the same dtype, unit length; a row equal to the mean stays zero.
         """
         out = torch.empty_like(features) if out is None else out
+        change = self._change(features.dtype)
         for start in range(0, len(features), _MAPPED):
             block = slice(start, start + _MAPPED)
-            centred = _centred(features[block], self.mean)
-            changed = centred.add_(self._change(centred))
-            out[block] = unit_rows(changed).to(out.dtype)
+            # Centred in double precision: what rows have in common may be large.
+            centred = _centred(features[block], self.mean).to(features.dtype)
+            out[block] = unit_rows(centred.add_(change(centred)))
         return out
 
-    @functools.cached_property
-    def _change(self):
-        return along_directions(self.directions, self.scales - 1)
+    def _change(self, dtype):
+        """What is added to centred rows of a type; made once."""
+        made = self.__dict__.setdefault("_made", {})
+        if dtype not in made:
+            directions, factors = self.directions.to(dtype), self.scales.to(dtype) - 1
+            made[dtype] = along_directions(directions, factors)
+        return made[dtype]
 
 
 def along_directions(directions, factors):

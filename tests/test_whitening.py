@@ -41,6 +41,20 @@ def test_it_is_the_stated_map(n_rows, n_features, shrinkage, seed):
     )
 
 
+@pytest.mark.parametrize("common", [0.0, 1.0, 300.0])
+@pytest.mark.parametrize("shrinkage", [0.01, 0.3])
+def test_single_precision_is_within_its_rounding(common, shrinkage):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(3000, 48)) * np.geomspace(1, 0.05, 48) + common
+    rows = unit_rows(torch.from_numpy(rows)).float()
+    whiten = shrunk_whitening(rows, shrinkage)
+    exact = whiten(rows.double())
+    assert whiten(rows).dtype is torch.float32
+    # A direction is scaled by taking most of it away.
+    bound = 4 * torch.finfo(torch.float32).eps / float(whiten.scales.min())
+    torch.testing.assert_close(whiten(rows).double(), exact, rtol=0, atol=bound)
+
+
 def test_directions_of_rows_get_the_same_spread():
     rows = make_rows(5000)
     whiten = shrunk_whitening(rows, 1e-9)
