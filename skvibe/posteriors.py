@@ -60,8 +60,9 @@ def unit_rows(vectors: torch.Tensor) -> torch.Tensor:
 def _unit_rows(vectors: torch.Tensor) -> torch.Tensor:
     # By the largest entry first: squares of very large or small ones leave the range.
     with torch.no_grad():
-        largest = torch.linalg.vector_norm(
-            vectors, ord=float("inf"), dim=-1, keepdim=True
+        # Without a copy of the absolute values.
+        largest = torch.maximum(
+            vectors.amax(dim=-1, keepdim=True), -vectors.amin(dim=-1, keepdim=True)
         )
         largest = torch.where(largest > 0, largest, 1.0)
     return torch.nn.functional.normalize(vectors / largest, dim=-1)
