@@ -5,8 +5,8 @@
 #   benchmarks/gpu.sh --dry-run  the same steps on the processor, at small sizes
 #
 # An E-step of 1.28 million rows and 1,000 classes, a pass as a share of the measured
-# copy bandwidth, plain operations against a fused kernel (torch.compile), a fit's ratio
-# to the processor, and the tests that need CUDA. Writes benchmarks/results/gpu.json
+# copy bandwidth, the package's kernels against plain operations, a fit's ratio to the
+# processor, and the tests that need CUDA. Writes benchmarks/results/gpu.json
 # (gpu_dry.json with --dry-run). PYTHON names the interpreter; the environment needs
 # nothing but skvibe's own dependencies and, for the tests, the extra "test".
 set -euo pipefail
@@ -22,5 +22,6 @@ fi
     exit 1
 }
 "$PYTHON" benchmarks/bench_gpu.py
-# Tests whose name says that they need the device; without one they skip themselves.
-"$PYTHON" -m pytest -q -p no:cacheprovider tests -k cuda
+# Kernels on the device, not in the interpreter, and what skips itself without one.
+"$PYTHON" -m pytest -q -p no:cacheprovider -W ignore::DeprecationWarning \
+    tests/test_cuda.py tests/test_fused_pass.py tests/test_transport.py -k "cuda or fused"

@@ -132,6 +132,7 @@ def test_cuda_transport_agrees_and_is_repeatable(n_classes):
     assert there.value == pytest.approx(here.value, abs=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 def test_cuda_fused_pass_never_waits(monkeypatch):
     # Ten million numbers and more are passed over by kernels of our own.
     kinds = set()

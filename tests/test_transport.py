@@ -517,6 +517,7 @@ def test_too_many_rows_are_not_put_aside():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 def test_cuda_agrees_and_never_waits_within_a_pass(monkeypatch):
     from skvibe._row_pass import RowPass
 
