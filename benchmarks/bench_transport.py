@@ -1,4 +1,4 @@
-"""The transport solver against POT, OTT and the published loop, in one run.
+"""The transport solver against POT, OTT, geomloss and the published loop, in one run.
 
     python benchmarks/bench_transport.py [--quick]
 
@@ -74,7 +74,7 @@ def main():
     if options.add:
         add(options.add, run)
         return
-    for name in ("POT", "ott-jax"):
+    for name in ("POT", "ott-jax", "geomloss"):
         try:
             run["versions"][name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -339,9 +339,10 @@ def peers(log_p, prior, few, many):
             lambda n: pot("sinkhorn_log", cost, prior, n), few, many
         ),
     }
-    ott = ott_solver(cost, prior)
-    if ott is not None:
-        steps["OTT"] = per_iteration(ott, few, many)
+    for name, solver in (("OTT", ott_solver), ("geomloss", geomloss_solver)):
+        solve = solver(cost, prior)
+        if solve is not None:
+            steps[name] = per_iteration(solve, few, many)
     return steps
 
 
@@ -399,6 +400,24 @@ def ott_solver(cost, prior):
             )
             compiled[n_iterations] = jax.jit(solver)
         compiled[n_iterations](linear).f.block_until_ready()
+
+    return run
+
+
+def geomloss_solver(cost, prior):
+    """A function of the number of iterations, or None without geomloss.
+
+    Its iteration averages both updates: it needs more of them than are counted here.
+    """
+    try:
+        from geomloss import ot
+    except ImportError:
+        return None
+    rows = torch.full((len(cost),), 1.0 / len(cost), dtype=torch.float64)
+    matrix, columns = torch.from_numpy(cost), torch.from_numpy(prior)
+
+    def run(n_iterations):
+        ot.solve(matrix, reg=1.0 / LAM, a=rows, b=columns, max_iter=n_iterations)
 
     return run
 

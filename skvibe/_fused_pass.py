@@ -87,7 +87,7 @@ class FusedPass(RowPass):
         self.constants = constants.to(device)
         # Summed on the host: every operation here would cost as much as a kernel.
         self.pieces: list[tuple[torch.Tensor, ...]] = []
-        self.n_rows = 0
+        self.n_rows = self.n_settled = 0
         self.found: list[tuple] = []  # blocks, what was found, their first row
 
     def _keeps(self, device: torch.device) -> bool:
@@ -174,7 +174,9 @@ class FusedPass(RowPass):
     ) -> float:
         """Add what was found of a block; returns how many of its rows were clear."""
         sums: dict[str, Any] = self.sums
-        counts = counts.reshape(2, -1).sum(axis=0)
+        settled, clear = counts.reshape(2, -1)
+        self.n_settled += int(settled.sum())
+        counts = settled + clear
         self._count(counts, counts.sum(), values.sum())
         sums["columns"] += columns
         sums["value"] += NATS * value
@@ -185,8 +187,7 @@ class FusedPass(RowPass):
 
     def _kept(self, keeping: SettledRows) -> SettledRows | None:
         """Copy the rows that are not settled, if they are few."""
-        n_settled = sum(int(found.counts[0].sum()) for _, found, _ in self.found)
-        if self.n_rows - n_settled > MOST_KEPT * self.n_rows:
+        if self.n_rows - self.n_settled > MOST_KEPT * self.n_rows:
             self.sweep.shorten_radius()
             return None
         for block, found, start in self.found:

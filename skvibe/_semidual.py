@@ -5,8 +5,8 @@ Rows are constrained exactly, so the dual has one unknown g per class:
     D(g) = <g, prior> - mean_i logsumexp_k(lam log_p_ik + g_k),
 
 smooth and concave, with gradient ``prior - c`` (c the column means of Q) and minus
-the Hessian ``H = mean_i [diag(Q_i) - Q_i Q_i']``. Only numpy: the rows are seen
-through a ``sweep`` alone.
+the Hessian ``H = mean_i [diag(Q_i) - Q_i Q_i']``. The rows are seen through a
+``sweep`` alone.
 """
 
 from collections.abc import Callable
