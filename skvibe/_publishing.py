@@ -9,12 +9,19 @@ from sklearn.linear_model import LogisticRegression
 
 from skvibe._prediction import score_rows, unit_features
 from skvibe._progress import tell
-from skvibe.posteriors import poisoning_log_rule, unit_rows
+from skvibe.posteriors import (
+    poison_score_from_log_posterior,
+    poisoning_log_rule,
+    unit_rows,
+)
 from skvibe.trust import look_into_doubts, refit_labels, trusted_rows
 
 
-def publish_em(vibe, net, inputs, given):
+def publish_em(vibe, net, inputs, given, exact=True):
     """Set what EM has found, aligned with the rows given to fit.
+
+    Without ``exact`` poison scores are those of the net's own rows, in single
+    precision: enough to compare settings, and `publish_scores` has to follow.
 
     Returns
     -------
@@ -52,17 +59,33 @@ def publish_em(vibe, net, inputs, given):
         vibe.clean_proba_[np.arange(len(given)), given] = 1
         vibe.clean_proba_[keep] = clean_proba
     whole = state.finished
+    vibe.clean_labels_ = vibe.classes_[vibe.clean_proba_.argmax(axis=1)]
+    if not exact:
+        state.given_cosines = None  # makes room
+        log_clean = net.log_joint(with_corrupted=False)
+        scores = poison_score_from_log_posterior(log_clean, state.given)
+        _set_scores(vibe, given, scores.cpu().numpy())
     # The training data do not travel with the model, and make room for the rest.
     del net.em_, state, clean_proba
-    vibe.clean_labels_ = vibe.classes_[vibe.clean_proba_.argmax(axis=1)]
-    vibe.poison_scores_ = np.ones(len(given))
-    scores, final = _to_the_end(lambda: score_rows(vibe, inputs, given[keep]))
-    if not final:
-        whole = vibe.converged_ = False
-    vibe.poison_scores_[keep] = scores
-    clean = vibe.clean_proba_.argmax(axis=1)
-    vibe.trusted_mask_ = keep & trusted_rows(given, clean, vibe.poison_scores_)
+    return publish_scores(vibe, inputs, given) and whole if exact else whole
+
+
+def publish_scores(vibe, inputs, given):
+    """Set the poison scores; returns whether nobody interrupted that."""
+    keep = vibe.train_mask_
+    scores, whole = _to_the_end(lambda: score_rows(vibe, inputs, given[keep]))
+    if not whole:
+        vibe.converged_ = False
+    _set_scores(vibe, given, scores)
     return whole
+
+
+def _set_scores(vibe, given, scores):
+    vibe.poison_scores_ = np.ones(len(given))
+    vibe.poison_scores_[vibe.train_mask_] = scores
+    clean = vibe.clean_proba_.argmax(axis=1)
+    trusted = trusted_rows(given, clean, vibe.poison_scores_)
+    vibe.trusted_mask_ = vibe.train_mask_ & trusted
 
 
 def _to_the_end(work):

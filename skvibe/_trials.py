@@ -15,7 +15,7 @@ from skvibe._fit_data import unit_training_rows, whiten_in_place
 from skvibe._fitting import fit_em
 from skvibe._prediction import unit_features
 from skvibe._progress import tell
-from skvibe._publishing import publish_em
+from skvibe._publishing import publish_em, publish_scores
 from skvibe._rows import place_rows
 from skvibe.paper_settings import paper_concentration
 from skvibe.trust import judge_rows, relabelling_gain
@@ -116,7 +116,7 @@ def fit_trials(vibe, inputs, given, trials, device):
     best, whole, warned = None, True, False
     # Encoding may take longer than all else: once for all trials.
     encoded = None if vibe.encoder is None else unit_training_rows(vibe, inputs, device)
-    spread, agreed = None, False
+    spread, agreed, several = None, False, len(trials) > 1
     for setting, checkpoint in trials:
         if best is not None and not _is_worth_trying(setting, best, agreed, given):
             continue
@@ -128,7 +128,9 @@ def fit_trials(vibe, inputs, given, trials, device):
             else:
                 features = encoded.clone()
             spread = _open_setting(vibe, features, setting, spread)
-            whole = _fit_setting(vibe, inputs, features, given, checkpoint, setting)
+            whole = _fit_setting(
+                vibe, inputs, features, given, checkpoint, setting, several
+            )
         except KeyboardInterrupt:
             if best is None:
                 raise
@@ -144,6 +146,8 @@ def fit_trials(vibe, inputs, given, trials, device):
         if not whole:
             break
     vars(vibe).update(best)
+    if several:
+        whole &= publish_scores(vibe, inputs, given)
     if not whole:
         vibe.converged_ = False
     return whole
@@ -157,9 +161,9 @@ def _open_setting(vibe, features, setting, spread):
     return whiten_in_place(vibe, features, setting.whitening, spread)
 
 
-def _fit_setting(vibe, inputs, features, given, checkpoint, setting):
+def _fit_setting(vibe, inputs, features, given, checkpoint, setting, several):
     """Fit one setting and judge it; whether nobody interrupted that."""
-    whole = _fit_one(vibe, inputs, features, given, checkpoint, setting.prior)
+    whole = _fit_one(vibe, inputs, features, given, checkpoint, setting.prior, several)
     vibe.relabelling_gain_ = 0.0
     return whole and _judge(vibe, inputs, given, checkpoint.seeds[0])
 
@@ -171,7 +175,7 @@ def _is_worth_trying(setting, best, agreed, given):
     return minus_vanished < 0 or gain < _DENIED
 
 
-def _fit_one(vibe, inputs, features, given, checkpoint, prior):
+def _fit_one(vibe, inputs, features, given, checkpoint, prior, several):
     """Run EM and publish what it finds; whether nobody interrupted it."""
     codes = torch.from_numpy(given[vibe.train_mask_]).to(features.device)
     encoder, rows = None, features
@@ -181,7 +185,8 @@ def _fit_one(vibe, inputs, features, given, checkpoint, prior):
     net = fit_em(
         vibe, rows, features, codes, n_classes, seed, encoder, checkpoint, prior
     )
-    return publish_em(vibe, net, inputs, given)
+    # Scores to the last digit take long: of several settings only the best one's.
+    return publish_em(vibe, net, inputs, given, exact=not several)
 
 
 def _agree(vibe, other, given):

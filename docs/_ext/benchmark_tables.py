@@ -105,6 +105,81 @@ def e_step_period(found):
         ]
 
 
+def gpu(found):
+    """E-steps on a GPU, with kernels and with plain operations."""
+    yield [
+        "rows",
+        "classes",
+        "a pass by",
+        "from zero",
+        "from the last solution",
+        "published loop, times",
+        "extra memory, matrices",
+    ]
+    for kind, line, solved in _on_gpu(found):
+        yield [
+            f"{line['N']:,}",
+            f"{line['K']:,}",
+            kind,
+            f"{1e3 * solved['cold_s']:,.1f} ms",
+            f"{1e3 * solved['warm_s']:,.1f} ms",
+            f"{line['reference_over_cold'][kind]:,.0f}",
+            f"{solved['peak_bytes_over_matrix']:.2f}",
+        ]
+
+
+def gpu_passes(found):
+    """Passes over all rows on a GPU, as shares of the copy bandwidth."""
+    names = ("screen alone", "plain", "with curvature")
+    yield ["rows", "classes", "by", *names, "torch.logsumexp"]
+    for kind, line, solved in _on_gpu(found):
+        taken, share = solved["pass_s"], solved["share_of_copy_bandwidth"]
+        yield [
+            f"{line['N']:,}",
+            f"{line['K']:,}",
+            kind,
+            *(
+                f"{1e3 * taken[name]:.2f} ms ({share[name]:.0%})"
+                if name in taken
+                else ""
+                for name in names
+            ),
+            f"{1e3 * line['logsumexp_s']:.2f} ms",
+        ]
+
+
+def _on_gpu(found):
+    for line in found["transport"]:
+        for kind in ("kernels", "plain operations"):
+            yield kind, line, line[kind]
+
+
+def gpu_fits(found):
+    """What a GPU takes beside one thread of its machine's processor."""
+    yield ["what", "rows", "features", "classes", "GPU", "processor", "ratio"]
+    line = found["agreement"]
+    yield [
+        "E-step from zero",
+        f"{line['N']:,}",
+        "",
+        f"{line['K']:,}",
+        f"{1e3 * line['device_s']:.1f} ms",
+        f"{1e3 * line['processor_s']:.1f} ms",
+        f"{line['processor_over_device']:.1f}",
+    ]
+    for line in found["fits"]:
+        n = line["iterations"]
+        yield [
+            "default fit" if n is None else f"EM alone, {n} iterations",
+            f"{line['N']:,}",
+            f"{line['d']:,}",
+            f"{line['K']:,}",
+            f"{line['device_s']:.1f} s",
+            f"{line['processor_s']:.1f} s",
+            f"{line['processor_over_device']:.1f}",
+        ]
+
+
 def _times(value, line):
     if value is None:
         return ""
@@ -229,6 +304,9 @@ TABLES = {
     "fit": ("fit.json", fit),
     "transport": ("transport.json", transport),
     "drift": ("transport.json", drift),
+    "gpu": ("gpu.json", gpu),
+    "gpu-passes": ("gpu.json", gpu_passes),
+    "gpu-fits": ("gpu.json", gpu_fits),
     "posteriors": ("fit.json", posteriors),
     "memory": ("memory.json", memory),
     "e-step-period": ("e_step_period.json", e_step_period),
@@ -246,8 +324,11 @@ TABLES = {
 
 
 def _source(file, run):
+    machine = run["cpu"]
+    if "device" in run:
+        machine = f"{run['device']} beside {machine}"
     return (
-        f"*Printed by* `{run['command']}`, {run['date']}, {run['cpu']}, "
+        f"*Printed by* `{run['command']}`, {run['date']}, {machine}, "
         f"OMP_NUM_THREADS={run['threads']} "
         f"([result](../benchmarks/results/{file}))."
     )
