@@ -18,7 +18,6 @@ from skvibe._checkpoint import Checkpoint
 from skvibe._class_means import class_means
 from skvibe._training_state import from_plain, to_plain
 from skvibe.em import VIBEModule, VIBENet, usual_e_step_period
-from skvibe.posteriors import poison_score_from_log_posterior
 from skvibe.trust import class_shares, trusted_rows
 
 # Estimating the class shares: EM runs until no more than this share of the rows
@@ -181,8 +180,8 @@ def _fixed_shares(prior, given, n_classes):
 
 def _trusted(net, given):
     """Row numbers of the trusted rows after a run."""
-    scores = poison_score_from_log_posterior(net.log_joint(False), given)
-    return torch.nonzero(trusted_rows(given, net.em_.labels, scores))[:, 0]
+    trusted = trusted_rows(given, net.em_.labels, net.poison_scores())
+    return torch.nonzero(trusted)[:, 0]
 
 
 def _count_shares(features, given, trusted, n_classes, seed):

@@ -9,11 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from skvibe._prediction import score_rows, unit_features
 from skvibe._progress import tell
-from skvibe.posteriors import (
-    poison_score_from_log_posterior,
-    poisoning_log_rule,
-    unit_rows,
-)
+from skvibe.posteriors import poisoning_log_rule, unit_rows
 from skvibe.trust import look_into_doubts, refit_labels, trusted_rows
 
 
@@ -61,10 +57,7 @@ def publish_em(vibe, net, inputs, given, exact=True):
     whole = state.finished
     vibe.clean_labels_ = vibe.classes_[vibe.clean_proba_.argmax(axis=1)]
     if not exact:
-        state.given_cosines = None  # makes room
-        log_clean = net.log_joint(with_corrupted=False)
-        scores = poison_score_from_log_posterior(log_clean, state.given)
-        _set_scores(vibe, given, scores.cpu().numpy())
+        _set_scores(vibe, given, net.poison_scores().cpu().numpy())
     # The training data do not travel with the model, and make room for the rest.
     del net.em_, state, clean_proba
     return publish_scores(vibe, inputs, given) and whole if exact else whole

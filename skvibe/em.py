@@ -23,6 +23,7 @@ from skvibe.posteriors import (
     corrupted_log_posterior,
     corrupted_log_posterior_at,
     cosines_with,
+    poison_score_from_log_posterior,
     poisoning_log_rule,
     unit_rows,
 )
@@ -395,6 +396,22 @@ class VIBENet(NeuralNetClassifier):
 
         Without the corrupted posterior: ``ln p(l | x_i)``.
         """
+        log_p = self._new_matrix(len(self.module_.prototypes))
+        for block, found in self._joint_blocks(with_corrupted):
+            log_p[block] = found
+        return log_p
+
+    @torch.no_grad()
+    def poison_scores(self):
+        """Poison scores of all rows by the clean posterior, in single precision."""
+        given = self.em_.given
+        scores = torch.empty(len(given), device=given.device)
+        for block, log_clean in self._joint_blocks(with_corrupted=False):
+            scores[block] = poison_score_from_log_posterior(log_clean, given[block])
+        return scores
+
+    def _joint_blocks(self, with_corrupted):
+        """Blocks of rows, as slices, and what `log_joint` says of them."""
         state, module = self.em_, self.module_
         was_training = module.training
         module.eval()
@@ -405,8 +422,8 @@ class VIBENet(NeuralNetClassifier):
             fixed = self._fixed_cosines(corrupted)
             if fixed is None:
                 prototypes = torch.cat([prototypes, corrupted])
-        log_p, size = self._new_matrix(n_classes), self._chunk()
-        for start in range(0, len(log_p), size):
+        size = self._chunk()
+        for start in range(0, len(state.X), size):
             block = slice(start, start + size)
             rows = state.X[block]
             if isinstance(rows, np.ndarray):
@@ -420,9 +437,8 @@ class VIBENet(NeuralNetClassifier):
                 found += self._log_corrupted(
                     cosines, given_cosines, table, state.given[block]
                 )
-            log_p[block] = found
+            yield block, found
         module.train(was_training)
-        return log_p
 
     @torch.no_grad()
     def _fixed_cosines(self, corrupted):
