@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("triton")
+# The interpreter of older versions does not go together with NumPy 2.4.
+pytest.importorskip("triton", None if torch.cuda.is_available() else "3.7")
 
 from skvibe import _fused_pass
 from skvibe._fused_pass import FusedPass, can_fuse
@@ -154,17 +155,42 @@ def test_processors_and_small_matrices_do_without():
     assert not can_fuse(torch.zeros(10, 10, device=DEVICE))
 
 
-def test_kernels_that_do_not_compile_are_done_without(monkeypatch, caplog):
+@pytest.fixture
+def as_if_on_cuda(monkeypatch):
+    """The first trial of the kernels, wherever they run."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    _fused_pass._kernels_run.cache_clear()
+    yield
+    _fused_pass._kernels_run.cache_clear()
+
+
+def test_kernels_are_tried_first(as_if_on_cuda):
+    assert _fused_pass._kernels_run(DEVICE)
+
+
+def test_kernels_that_do_not_compile_are_done_without(
+    as_if_on_cuda, monkeypatch, caplog
+):
     def fails(*args):
         raise RuntimeError("Failed to find C compiler")
 
     monkeypatch.setattr(_fused_pass, "_screen", fails)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    _fused_pass._kernels_run.cache_clear()
-    try:
-        with caplog.at_level("INFO", logger="skvibe"):
-            assert not _fused_pass._kernels_run(torch.device("cpu"))
-    finally:
-        _fused_pass._kernels_run.cache_clear()
+    with caplog.at_level("INFO", logger="skvibe"):
+        assert not _fused_pass._kernels_run(DEVICE)
     assert "C compiler" in caplog.text
+
+
+@pytest.mark.parametrize("kernel", ["_soften", "_gram"])
+def test_kernels_with_wrong_sums_are_done_without(
+    kernel, as_if_on_cuda, monkeypatch, caplog
+):
+    original = getattr(_fused_pass, kernel)
+
+    def wrong(*args):
+        found = original(*args)
+        return (1.001 * found[0], *found[1:]) if kernel == "_soften" else 1.1 * found
+
+    monkeypatch.setattr(_fused_pass, kernel, wrong)
+    assert not _fused_pass._kernels_run(DEVICE)
+    assert "wrong sums" in caplog.text
