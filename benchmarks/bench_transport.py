@@ -485,6 +485,7 @@ def plot(results):
             count * row["per iteration"].get("POT sinkhorn_log", np.nan)
         ),
         "OTT": lambda row: count * row["per iteration"].get("OTT", np.nan),
+        "geomloss": lambda row: count * row["per iteration"].get("geomloss", np.nan),
         "POT sinkhorn": lambda row: (
             count * row["per iteration"].get("POT sinkhorn", np.nan)
         ),
@@ -492,8 +493,9 @@ def plot(results):
         "skvibe, warm start": lambda row: row["warm"]["s"],
         "one torch.logsumexp": lambda row: row["pass"]["logsumexp"],
     }
-    colours = ["0.55", "#0072B2", "#009E73", "#56B4E9", "#D55E00", "#E69F00", "0.2"]
-    styles = ["-", "-", "-", "-", "-", "--", ":"]
+    colours = ["0.55", "#0072B2", "#009E73", "#CC79A7", "#56B4E9"]
+    colours += ["#D55E00", "#E69F00", "0.2"]
+    styles = ["-", "-", "-", "-", "-", "-", "--", ":"]
     for (name, value), colour, style in zip(
         lines.items(), colours, styles, strict=True
     ):
@@ -508,11 +510,12 @@ def plot(results):
         )
     axes[0].set(xlabel="rows N (10 classes)", ylabel="processor seconds")
     axes[0].set_title(f"To a column error of 1e-6 ({count:,} Sinkhorn iterations)")
-    by_class = results["classes"]
+    n_rows = results["classes"][0]["N"]
+    by_class = [row for row in results["classes"] if row["N"] == n_rows]
     for (name, value), colour, style in zip(
         lines.items(), colours, styles, strict=True
     ):
-        if name.startswith(("POT", "OTT")):
+        if name.startswith(("POT", "OTT", "geomloss")):
             continue  # the number of iterations changes with K
         axes[1].plot(
             [row["K"] for row in by_class],
@@ -523,7 +526,6 @@ def plot(results):
             color=colour,
             label=name,
         )
-    n_rows = by_class[0]["N"]
     axes[1].set(xlabel=f"classes K ({n_rows:,} rows)", ylabel="processor seconds")
     axes[1].set_title("Growth with the number of classes")
     for axis in axes:
