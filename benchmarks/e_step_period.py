@@ -5,8 +5,8 @@
 50,000 rows are drawn between poisoned AG News embeddings: three quarters of one row and
 a quarter of another of the same class, poisoned like it or not, scaled to unit length.
 A default fit, whose E-steps are an epoch apart, stands beside one with an E-step every
-20 iterations as with few rows. Test rows are those of the data set. Writes
-benchmarks/results/e_step_period.json.
+20 iterations as with few rows, and one with an E-step every two epochs. Test rows are
+those of the data set. Writes benchmarks/results/e_step_period.json.
 """
 
 import argparse
@@ -33,7 +33,7 @@ CELLS = [
     ("word", 1, 0.1, 2),
     ("sent", 0, 0.005, 7),
 ]
-PERIODS = (20, "auto")
+PERIODS = (20, "auto", 98)
 
 
 def rows_between(arrays, n_rows, rng):

@@ -30,7 +30,8 @@ class RowSweep:
     of the exact ones, whatever the type of the data.
 
     A pass over all rows also puts aside those that will stay clear while the potentials
-    move a little: passes near by visit the others only.
+    move a little: passes near by visit the others only. (Plain operations on an
+    accelerator do not; see `skvibe._fused_pass` for those that replace them.)
 
     Parameters
     ----------

@@ -93,9 +93,13 @@ def memory(found):
 
 
 def e_step_period(found):
-    """E-steps every 20 iterations, or an epoch apart."""
+    """E-steps every 20 iterations, an epoch or two apart."""
     yield ["E-steps", "ACC", "ASR", "AUROC", "iterations", "E-steps made", "a fit"]
-    names = {"20": "every 20 iterations", "auto": "an epoch apart (default)"}
+    names = {
+        "20": "every 20 iterations",
+        "auto": "an epoch apart (default)",
+        "98": "two epochs apart",
+    }
     for period, line in found["means"].items():
         yield [
             names[period],
