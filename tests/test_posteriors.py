@@ -314,7 +314,7 @@ def test_clean_posterior_is_stored_as_it_is_made_fastest(n_classes, wanted):
 
 @pytest.mark.parametrize("n_classes", [2, 63, 64, 100])
 def test_gradients_do_not_depend_on_the_storage(n_classes):
-    given, clean = (
+    labels, clean = (
         torch.randint(n_classes, (50,), generator=seeded(i)) for i in (2, 3)
     )
     table = torch.randn(n_classes, n_classes, generator=seeded(4)) / 3
