@@ -11,7 +11,7 @@ import torch
 # Fewer columns are multiplied faster by the BLAS library.
 _ONEDNN_FROM = 8
 # Numbers handed to oneDNN at a time.
-_AT_A_TIME = 1 << 19
+_AT_A_TIME = 1 << 23
 
 
 def product_with(one, other, out=None):

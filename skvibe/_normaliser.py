@@ -77,7 +77,7 @@ def log_normaliser(scale, table, given_cosines, nu):
         _interpolate(s, table, b, low, high, n_nodes, block)
         outside = (s < low) | (s > high)
         row, l = torch.nonzero(outside, as_tuple=True)
-        block[row, l] = _sum_pairs(s[row, l], table[l], b[row])
+        block[row, l] = _sum_pairs(s[row, l], table[l], b[row], nu)
     return out
 
 
@@ -179,9 +179,11 @@ def _interpolate(scale, table, given_cosines, low, high, n_nodes, out):
     out.log_().addcmul_(slope, x).addcmul_(scale, top_table.T + top_given)
 
 
-def _sum_pairs(scale, table, given_cosines):
+def _sum_pairs(scale, table, given_cosines, nu):
     """log Z of single pairs, a row of terms each."""
     logits = (table + given_cosines).mul_(scale[:, None] / NATS)
+    if nu <= IN_RANGE:
+        return logits.exp2_().sum(dim=1).log_()
     top = logits.amax(dim=1, keepdim=True)
     # Where they underflow, exponentials may be tens of times slower.
     logits.sub_(top).clamp_(min=LOWEST_EXPONENT / NATS).exp2_()

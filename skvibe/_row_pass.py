@@ -430,11 +430,14 @@ class RowPass:
         return not on_host and self.n_classes >= SOLVE_THERE_FROM
 
     def _means(self, sums: dict[str, Any]) -> RowSums:
-        n_rows = self.sweep.n_rows
+        n_rows, value = self.sweep.n_rows, sums["value"][0]
         clear_rows = sums["rows"][0] - sums["ambiguous"][0]
         columns = sums["columns"] + clear_rows + np.round(sums["clear"] / self.width)
+        if self.sweep.aside is not None:
+            counts, settled_value = self.sweep.aside.sums_at(self.potentials)
+            columns, value = columns + counts, value + settled_value
         return RowSums(
-            value=sums["value"][0] / n_rows,
+            value=value / n_rows,
             columns=columns / n_rows,
             curvature=sums["curvature"],
             noise=self.rounding + self.precision,

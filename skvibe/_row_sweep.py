@@ -17,7 +17,13 @@ import torch
 
 from skvibe._fused_pass import FusedPass, can_fuse
 from skvibe._row_pass import RowPass, RowSums
-from skvibe._settled_rows import FIRST_RADIUS, LEAST_RADIUS, SettledRows
+from skvibe._settled_rows import (
+    FIRST_RADIUS,
+    LEAST_RADIUS,
+    OutOfReach,
+    RowsAside,
+    SettledRows,
+)
 
 
 class RowSweep:
@@ -47,6 +53,9 @@ class RowSweep:
         Inverse temperature.
     precision : float, default=1e-12
         Share of a row's mass below which its other classes are disregarded.
+    aside : RowsAside, default=None
+        Sums over rows that are not in ``blocks``: at every potential within their
+        radius they belong to one class. A call elsewhere raises ``OutOfReach``.
 
     Attributes
     ----------
@@ -77,11 +86,13 @@ class RowSweep:
         n_rows: int,
         lam: float,
         precision: float = 1e-12,
+        aside: RowsAside | None = None,
     ):
         self.blocks = blocks
         self.n_rows = n_rows
         self.lam = lam
         self.precision = precision
+        self.aside = aside
         self._seen = False  # whether a pass has checked the rows
         self._magnitude = 0.0  # largest row maximum of log_p, in absolute value
         self._ambiguous: dict[float, float] = {}  # share of rows, by lam
@@ -90,7 +101,8 @@ class RowSweep:
         self.n_passes = 0
         self._kind: type[RowPass] | None = None  # known with the first rows
         self.settled: SettledRows | None = None
-        self._radius = FIRST_RADIUS
+        # Of rows that others were put aside from, too few would be settled.
+        self._radius = FIRST_RADIUS if aside is None else 0.0
 
     def __call__(
         self,
@@ -133,6 +145,8 @@ class RowSweep:
     ) -> RowSums:
         potentials = np.asarray(potentials, dtype=np.float64)
         options = (potentials, lam, curvature, labels is not None)
+        if self.aside is not None and not self.aside.holds_at(lam, potentials):
+            raise OutOfReach
         if self.settled is not None and self.settled.holds_at(lam, potentials):
             again = self._new_pass(self.settled.counts, *options)
             sums = again.recall(self.settled, labels)

@@ -20,6 +20,10 @@ LEAST_RADIUS = 4.0
 MOST_KEPT = 0.2
 
 
+class OutOfReach(Exception):
+    """A potential at which rows put aside need not be settled any more."""
+
+
 @dataclass
 class Part:
     """The other rows of one block, and the classes of those put aside."""
@@ -32,15 +36,58 @@ class Part:
 
 
 @dataclass
-class SettledRows:
-    """Sums over the rows put aside at a potential, and the rows that are left.
+class Settled:
+    """Where rows were put aside, and how far that holds.
 
     Attributes
     ----------
     lam, potentials : float, ndarray of shape (K,)
         Where they were put aside.
     radius : float
-        How far potentials may move apart from there.
+        How far potentials may move apart from there, in nats.
+    """
+
+    lam: float
+    potentials: np.ndarray
+    radius: float
+
+    def holds_at(self, lam: float, potentials: np.ndarray) -> bool:
+        """Whether the rows put aside are settled at these potentials too."""
+        return lam == self.lam and np.ptp(potentials - self.potentials) <= self.radius
+
+
+@dataclass
+class RowsAside(Settled):
+    """Sums over rows that a transport problem never sees.
+
+    Attributes
+    ----------
+    lam, potentials, radius
+        All these rows belong to one class wherever potentials are, from
+        ``potentials``, no more than ``radius`` apart.
+    counts : ndarray of float64 of shape (K,)
+        Rows by class.
+    value : float
+        Sum of their largest exponents, ``lam * log_p + potentials``.
+    """
+
+    counts: np.ndarray
+    value: float
+
+    def sums_at(self, potentials: np.ndarray) -> tuple[np.ndarray, float]:
+        """Counts by class, and the sum of the largest exponents."""
+        shift = potentials - self.potentials
+        return self.counts, self.value + float(self.counts @ shift)
+
+
+@dataclass
+class SettledRows(Settled):
+    """Sums over the rows put aside at a potential, and the rows that are left.
+
+    Attributes
+    ----------
+    lam, potentials, radius
+        As of `Settled`.
     counts : tensor of float64 of shape (K,)
         Rows put aside, by class.
     value : tensor of float64
@@ -49,16 +96,9 @@ class SettledRows:
         The rows left, block by block.
     """
 
-    lam: float
-    potentials: np.ndarray
-    radius: float
     counts: torch.Tensor
     value: torch.Tensor
     parts: list[Part] = field(default_factory=list)
-
-    def holds_at(self, lam: float, potentials: np.ndarray) -> bool:
-        """Whether the rows put aside are settled at these potentials too."""
-        return lam == self.lam and np.ptp(potentials - self.potentials) <= self.radius
 
     def sums_at(self, potentials: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Counts by class, and the sum of the largest exponents."""

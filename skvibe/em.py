@@ -6,7 +6,7 @@ stops to solve the transport problem for the clean labels. The E-step is a metho
 the net and not a callback, so no user's callback list can switch it off.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,12 @@ from skorch import NeuralNetClassifier
 from skvibe._checkpoint import Checkpoint
 from skvibe._normaliser import CLASS_MAJOR_BELOW
 from skvibe._progress import Progress
-from skvibe._settled_rows import take_rows
+from skvibe._settled_rows import OutOfReach, take_rows
 from skvibe._training_state import capture_training, order_state, resume_training
+from skvibe._unsettled_rows import Screen
 from skvibe.posteriors import (
     clean_log_posterior,
+    corrupted_log_bound,
     corrupted_log_posterior,
     corrupted_log_posterior_at,
     cosines_with,
@@ -34,8 +36,12 @@ from skvibe.transport import solve_transport, transport_rows
 _ROOM = 16
 # Numbers worked on together on an accelerator.
 _FILLS_ACCELERATOR = 1 << 24
+# Numbers of an array of a few that a processor works on together.
+_FITS_CACHE = 1 << 16
 # POT's Sinkhorn needs thousands of sweeps for more.
 _POT_TOL = 1e-3
+# Where a larger share of the labels has just changed, potentials go on moving far.
+_UNSETTLED = 0.2
 # Iterations from one E-step to the next: at least, and so many E-steps at least in all.
 _SHORTEST_PERIOD = 20
 _FEWEST_E_STEPS = 20
@@ -337,8 +343,10 @@ class VIBENet(NeuralNetClassifier):
         # The paper takes the corrupted posterior constant at the very first E-step;
         # where classes overlap most labels then change at once, and never come back.
         with_corrupted = state.labels is not None or self.first_e_step == "joint"
-        log_p = self.log_joint(with_corrupted)
-        result = self._solve(log_p)
+        log_p, result = None, self._solve_unsettled()
+        if result is None:
+            log_p = self.log_joint(with_corrupted)
+            result = self._solve(log_p)
         self._update_state(log_p, result)
         self._progress.update(
             state.iteration,
@@ -353,7 +361,31 @@ class VIBENet(NeuralNetClassifier):
         prior = self.module_.log_prior().double().exp()
         return prior / prior.sum()
 
-    def _solve(self, log_p):
+    def _solve_unsettled(self):
+        """The same problem by way of the rows whose label may change.
+
+        None where the potentials would have to move too far from the last E-step's, or
+        all joint probabilities are needed.
+        """
+        state = self.em_
+        usual = self.pseudo_labels == "hard" and self.solver == "torch"
+        # On an accelerator the solver puts rows aside by its own kernels.
+        on_host = state.given.device.type == "cpu"
+        is_calm = state.labels is not None and state.label_changes[-1] <= _UNSETTLED
+        if not (usual and on_host and is_calm):
+            return None
+        rows = self.unsettled_rows()
+        if not len(rows.places):
+            return None
+        try:
+            result = self._solve(rows.log_p, rows.aside)
+        except OutOfReach:
+            return None
+        return replace(
+            result, labels=state.labels.index_copy(0, rows.places, result.labels)
+        )
+
+    def _solve(self, log_p, aside=None):
         """Transport problem of one E-step, started at the last one's solution."""
         if not torch.isfinite(self.module_.prototypes).all():
             raise ValueError(
@@ -367,6 +399,7 @@ class VIBENet(NeuralNetClassifier):
             tol=_POT_TOL if self.solver == "pot" else None,
             solver=self.solver,
             init=self.em_.potentials,
+            aside=aside,
         )
 
     def _update_state(self, log_p, result):
@@ -410,15 +443,55 @@ class VIBENet(NeuralNetClassifier):
             scores[block] = poison_score_from_log_posterior(log_clean, given[block])
         return scores
 
+    @torch.no_grad()
+    def unsettled_rows(self):
+        """What `log_joint` says of the rows whose clean label may change.
+
+        Returns
+        -------
+        UnsettledRows
+            With sums over the other rows.
+        """
+        state, module = self.em_, self.module_
+        table = unit_rows(module.prototypes) @ self._corrupted().T
+        screen = Screen(self.lam, state.potentials)
+        for block, cosines, given_cosines in self._cosine_blocks(with_corrupted=True):
+            given, labels = state.given[block], state.labels[block]
+            log_clean = clean_log_posterior(cosines, module.log_prior(), module.kappa)
+            own = log_clean.gather(1, labels[:, None])[:, 0]
+            own += self._log_corrupted_at(cosines, given_cosines, table, given, labels)
+            bound = self._log_corrupted_bound(cosines, given_cosines, table, given)
+            left = screen.pick(own, bound.add_(log_clean), labels)
+            found = take_rows(log_clean, left)
+            if given_cosines is not None:
+                given_cosines = take_rows(given_cosines, left)
+            found += self._log_corrupted(
+                take_rows(cosines, left), given_cosines, table, given[left]
+            )
+            screen.keep(found, left + block.start)
+        return screen.finish()
+
     def _joint_blocks(self, with_corrupted):
         """Blocks of rows, as slices, and what `log_joint` says of them."""
+        state, module = self.em_, self.module_
+        table = unit_rows(module.prototypes) @ self._corrupted().T
+        for block, cosines, given_cosines in self._cosine_blocks(with_corrupted):
+            found = clean_log_posterior(cosines, module.log_prior(), module.kappa)
+            if with_corrupted:
+                found += self._log_corrupted(
+                    cosines, given_cosines, table, state.given[block]
+                )
+            yield block, found
+
+    def _cosine_blocks(self, with_corrupted):
+        """Blocks of rows, as slices, with ``v . mu`` and, if asked for, ``v . eta``."""
         state, module = self.em_, self.module_
         was_training = module.training
         module.eval()
         prototypes, corrupted = unit_rows(module.prototypes), self._corrupted()
-        n_classes, table = len(prototypes), prototypes @ corrupted.T
-        fixed = None
-        if with_corrupted and self.corrupted_posterior == "full":
+        n_classes, fixed = len(prototypes), None
+        needs_given = with_corrupted and self.corrupted_posterior == "full"
+        if needs_given:
             fixed = self._fixed_cosines(corrupted)
             if fixed is None:
                 prototypes = torch.cat([prototypes, corrupted])
@@ -429,15 +502,12 @@ class VIBENet(NeuralNetClassifier):
             if isinstance(rows, np.ndarray):
                 rows = torch.from_numpy(np.array(rows)).to(state.given.device)
             products = cosines_with(prototypes, module.features(rows))
-            cosines, given_cosines = products[:, :n_classes], products[:, n_classes:]
+            cosines, given_cosines = products[:, :n_classes], None
+            if needs_given:
+                given_cosines = products[:, n_classes:]
             if fixed is not None:
                 given_cosines = fixed[block]
-            found = clean_log_posterior(cosines, module.log_prior(), module.kappa)
-            if with_corrupted:
-                found += self._log_corrupted(
-                    cosines, given_cosines, table, state.given[block]
-                )
-            yield block, found
+            yield block, cosines, given_cosines
         module.train(was_training)
 
     @torch.no_grad()
@@ -456,12 +526,14 @@ class VIBENet(NeuralNetClassifier):
         return state.given_cosines
 
     def _chunk(self):
-        """Rows worked on together; frozen features fill an accelerator by their own."""
+        """Rows worked on together; frozen features take no room of their own."""
         state, module = self.em_, self.module_
-        if state.given.device.type == "cpu" or module.encoder is not None:
+        if module.encoder is not None:
             return self.chunk_size
-        width = max(module.prototypes.shape)
-        return max(self.chunk_size, _FILLS_ACCELERATOR // width)
+        n_classes, n_features = module.prototypes.shape
+        if state.given.device.type == "cpu":
+            return max(self.chunk_size, _FITS_CACHE // n_classes)
+        return max(self.chunk_size, _FILLS_ACCELERATOR // max(n_classes, n_features))
 
     def _new_matrix(self, n_classes):
         """Room for a number a row and class, stored as the E-step reads it fastest."""
@@ -493,6 +565,11 @@ class VIBENet(NeuralNetClassifier):
         if self.corrupted_posterior == "approximate":
             return poisoning_log_rule(table, self.nu)[:, given].T
         return corrupted_log_posterior(cosines, given_cosines, table, given, self.nu)
+
+    def _log_corrupted_bound(self, cosines, given_cosines, table, given):
+        if self.corrupted_posterior == "approximate":
+            return self._log_corrupted(cosines, given_cosines, table, given)
+        return corrupted_log_bound(cosines, given_cosines, table, given, self.nu)
 
     def _log_corrupted_at(self, cosines, given_cosines, table, given, clean):
         if self.corrupted_posterior == "approximate":

@@ -91,9 +91,14 @@ def cosines_with(vectors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     >>> cosines_with(torch.eye(2), torch.tensor([[0.6, 0.8]]))
     tensor([[0.6000, 0.8000]])
     """
-    if len(vectors) < 2 * CLASS_MAJOR_BELOW:
-        return product_with(vectors, rows).T
-    return product_with(rows, vectors)
+    turn = len(vectors) < 2 * CLASS_MAJOR_BELOW
+    if torch.is_grad_enabled() and (vectors.requires_grad or rows.requires_grad):
+        return (
+            torch.matmul(vectors, rows.T).T if turn else torch.matmul(rows, vectors.T)
+        )
+    # The few vectors last, and the result turned: oneDNN rearranges what comes last.
+    products = product_with(rows, vectors)
+    return products.T.contiguous().T if turn else products
 
 
 def clean_log_posterior(
@@ -218,6 +223,43 @@ def corrupted_log_posterior(
     scale = nu / _h_norm(cosines)
     at_given = _columns(table, given) + given_cosines.gather(1, given[:, None])
     return at_given * scale - log_normaliser(scale, table, given_cosines, nu)
+
+
+def corrupted_log_bound(
+    cosines: torch.Tensor,
+    given_cosines: torch.Tensor,
+    table: torch.Tensor,
+    given: torch.Tensor,
+    nu: float,
+) -> torch.Tensor:
+    """Upper bound of `corrupted_log_posterior`, at a fraction of the cost.
+
+    Of the normaliser's terms only the larger one of two is counted, that of the given
+    label and that of the clean label itself. It is off by the log of ``n_classes`` at
+    most where one of them is the largest, as it is nearly everywhere.
+
+    Parameters
+    ----------
+    cosines, given_cosines, table, given, nu
+        As of `corrupted_log_posterior`.
+
+    Returns
+    -------
+    torch.Tensor of shape (n_rows, n_classes)
+        Not below ``log p(y_i | l, x_i)`` at [i, l], but for rounding.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvibe.posteriors import corrupted_log_bound
+    >>> eye = torch.eye(2)
+    >>> corrupted_log_bound(eye, eye, eye, torch.tensor([0, 1]), 1.0)
+    tensor([[0., 0.],
+            [0., 0.]])
+    """
+    at_given = _columns(table, given) + given_cosines.gather(1, given[:, None])
+    behind = at_given.sub_(given_cosines).sub_(table.diagonal())
+    return behind.mul_(_h_norm(cosines).reciprocal_()).mul_(nu).clamp_max_(0.0)
 
 
 def _columns(table: torch.Tensor, given: torch.Tensor) -> torch.Tensor:

@@ -23,10 +23,13 @@ from skvibe._checks import check_integer, check_option, check_real
 from skvibe._row_pass import CLASS_MAJOR_BELOW, MAX_BLOCK_ROWS, RowSums, split_rows
 from skvibe._row_sweep import RowSweep
 from skvibe._semidual import SemidualResult, solve_semidual
+from skvibe._settled_rows import OutOfReach, RowsAside
 
 __all__ = [
+    "OutOfReach",
     "RowSums",
     "RowSweep",
+    "RowsAside",
     "SemidualResult",
     "TransportResult",
     "solve_semidual",
@@ -86,6 +89,7 @@ def solve_transport(
     solver: str = "torch",
     init: torch.Tensor | npt.ArrayLike | None = None,
     return_plan: bool = False,
+    aside: RowsAside | None = None,
 ) -> TransportResult:
     """Assign rows to classes by entropic optimal transport.
 
@@ -118,6 +122,10 @@ def solve_transport(
         Potentials to start from, as in an earlier result.
     return_plan : bool, default=False
         Whether to form the N x K plan.
+    aside : RowsAside, default=None
+        Sums over rows that are no part of ``log_p``, for ``solver="torch"``: rows known
+        to belong to one class at all potentials within ``aside.radius`` of
+        ``aside.potentials``. N counts them, too.
 
     Returns
     -------
@@ -129,6 +137,8 @@ def solve_transport(
     ValueError
         If ``log_p`` has NaN, +inf, a row or a column without a finite entry, or if
         ``prior``, ``init`` or a parameter is out of range.
+    OutOfReach
+        If the solution, or the way to it, is not within the radius of ``aside``.
 
     Warns
     -----
@@ -173,8 +183,13 @@ def solve_transport(
     prior = _check_prior(prior, source.n_classes)
     if init is not None:
         init = _check_vector("init", init, source.n_classes)
+    n_rows = source.n_rows
+    if aside is not None:
+        if solver == "pot":
+            raise ValueError('aside needs solver="torch", got solver="pot".')
+        n_rows += int(aside.counts.sum())
     if tol is None:
-        tol = min(1e-6, 0.1 / source.n_rows)
+        tol = min(1e-6, 0.1 / n_rows)
     tol = check_real("tol", tol, low=0.0, closed="()")
     if max_iter is None:
         max_iter = 1_000 if solver == "torch" else 10_000
@@ -184,14 +199,14 @@ def solve_transport(
         # Rows counted as one-hot may hide 2 / 64 of tol while the solver is at work.
         precision = min(tol, 1.0) / 64
         sweep = RowSweep(
-            source.blocks, n_rows=source.n_rows, lam=lam, precision=precision
+            source.blocks, n_rows=n_rows, lam=lam, precision=precision, aside=aside
         )
         potentials, n_iter = solve(source, sweep, prior, tol, max_iter, init)
         labels = source.new_labels()
         sums = sweep.labels(potentials, labels)
         plan = None
         if return_plan:
-            plan = _responsibilities(source, potentials, lam, 1.0 / source.n_rows)
+            plan = _responsibilities(source, potentials, lam, 1.0 / n_rows)
     error = float(np.abs(sums.columns - prior).sum())
     converged = error <= tol
     if not converged:

@@ -402,6 +402,70 @@ def test_log_joint_is_that_of_double_precision(posterior, pseudo_labels):
     torch.testing.assert_close(net.log_joint(False).double(), clean, atol=1e-5, rtol=0)
 
 
+def clouds(n_rows, n_classes):
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((n_classes, 40))
+    y = np.arange(n_rows) % n_classes
+    X = centres[y] + 0.7 * rng.standard_normal((n_rows, 40))
+    given = np.where(rng.random(n_rows) < 0.1, 0, y)
+    return unit_rows(torch.from_numpy(X).float()), torch.from_numpy(given)
+
+
+@pytest.mark.parametrize("posterior", ["full", "approximate"])
+@pytest.mark.parametrize("n_classes", [5, 70])
+def test_an_e_step_finds_what_one_over_all_rows_finds(
+    posterior, n_classes, monkeypatch
+):
+    X, y = clouds(3000, n_classes)
+    taken = {"corrupted_posterior": posterior, "batch_size": 256, "em_tol": -1.0}
+    taken["module__kappa"] = 20.0
+    left, look = [], VIBENet.unsettled_rows
+
+    def looked(net):
+        rows = look(net)
+        left.append(len(rows.places))
+        return rows
+
+    monkeypatch.setattr(VIBENet, "unsettled_rows", looked)
+    some = fit(X, y, **taken, nu=20.0)
+    assert left
+    assert max(left) < 2500
+    monkeypatch.setattr(VIBENet, "_solve_unsettled", lambda net: None)
+    taken["iterator_train__generator"] = torch.Generator().manual_seed(0)
+    all_rows = fit(X, y, **taken, nu=20.0)
+    assert torch.equal(some.em_.labels, all_rows.em_.labels)
+    np.testing.assert_allclose(
+        some.em_.lower_bounds, all_rows.em_.lower_bounds, rtol=1e-6
+    )
+    np.testing.assert_allclose(some.em_.potentials, all_rows.em_.potentials, atol=1e-2)
+
+
+def test_potentials_out_of_reach_are_found_among_all_rows():
+    X, y = clouds(1000, 5)
+    net = fit(X, y, nu=20.0, max_iter=21, em_tol=-1.0)
+    state = net.em_
+    net.e_step()
+    found = state.labels, state.potentials
+    # From here the solution is farther than any row aside would allow.
+    state.potentials = found[1] + 300.0 * torch.arange(5)
+    net.e_step()
+    assert torch.equal(state.labels, found[0])
+    torch.testing.assert_close(state.potentials, found[1], atol=1e-3, rtol=0)
+
+
+def test_nothing_is_put_aside_before_labels_are_calm():
+    X, y = clouds(300, 3)
+    net = make_net(X, y)
+    net.initialize()
+    net.on_train_begin(net, X={"X": X}, y=y)
+    assert net._solve_unsettled() is None
+    net.e_step()
+    assert net.em_.label_changes == [1.0]
+    assert net._solve_unsettled() is None
+    net.e_step()
+    assert net._solve_unsettled() is not None
+
+
 def test_progress_is_printed_on_request_only(capsys):
     X, y = make_rows()
     fit(X, y)

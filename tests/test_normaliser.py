@@ -268,7 +268,7 @@ def test_term_by_term_in_double_precision(n_classes, nu):
     # Terms of less than exp(-80) of the largest are taken for that.
     torch.testing.assert_close(out, reference, rtol=1e-13, atol=1e-12)
     row, l = torch.arange(40), torch.arange(40) % n_classes
-    pairs = _normaliser._sum_pairs(scale[row, l], table[l], given_cosines)
+    pairs = _normaliser._sum_pairs(scale[row, l], table[l], given_cosines, nu)
     torch.testing.assert_close(pairs, reference[row, l], rtol=1e-13, atol=1e-12)
     again = _normaliser._sum_differentiable(scale, table, given_cosines, nu)
     torch.testing.assert_close(again, reference, rtol=1e-13, atol=1e-12)

@@ -8,6 +8,7 @@ from scipy.special import log_softmax, softmax
 from skvibe import posteriors
 from skvibe.posteriors import (
     clean_log_posterior,
+    corrupted_log_bound,
     corrupted_log_posterior,
     corrupted_log_posterior_at,
     cosines_with,
@@ -50,6 +51,22 @@ def naive_corrupted(v, mu, eta, nu):
     h = mu.numpy()[None] + v.numpy()[:, None]
     h = h / np.linalg.norm(h, axis=2, keepdims=True)
     return log_softmax(nu * (h @ eta.numpy().T), axis=2)
+
+
+@given(unit_vectors(), NU)
+def test_the_bound_lies_above_the_posterior_and_within_the_missing_terms(vectors, nu):
+    v, mu, eta, labels = vectors
+    bound = corrupted_log_bound(*tables(v, mu, eta), labels, nu)
+    exact = corrupted_log_posterior(*tables(v, mu, eta), labels, nu)
+    slack = 1e-9 * (1 + nu)
+    assert (bound >= exact - slack).all()
+    # Two terms of the normaliser, and their larger one taken for both.
+    two = mu @ eta.T
+    at = two[:, labels].T + (v @ eta.T).gather(1, labels[:, None])
+    own = two.diagonal() + v @ eta.T
+    norm = (mu[None] + v[:, None]).norm(dim=2).clamp_min(1e-3)
+    top = torch.maximum(at, own)
+    np.testing.assert_allclose(bound, nu * (at - top) / norm, atol=1e-6 * (1 + nu))
 
 
 @given(unit_vectors(), NU)
