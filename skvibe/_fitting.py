@@ -129,11 +129,11 @@ def _next_stage(stage, net, features, given, seed):
     try:
         trusted = _trusted(net, given)
         counted = _count_shares(features, given, trusted, n_classes, seed)
+        if np.abs(counted - stage.shares).sum() < _PRIOR_SETTLED:
+            return None
         means = class_means(features[trusted], given[trusted], n_classes)
     except KeyboardInterrupt:
         net.em_.interrupt()
-        return None
-    if np.abs(counted - stage.shares).sum() < _PRIOR_SETTLED:
         return None
     return Stage(stage.run + 1, counted, means)
 

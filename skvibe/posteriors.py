@@ -23,6 +23,9 @@ from skvibe._normaliser import CLASS_MAJOR_BELOW, log_normaliser
 # and a smaller divisor would throw logits far out of [-nu, nu].
 _SMALLEST_H = 1e-3
 _BLOCK = 1 << 18
+# Squares of entries that matter are normal numbers, in single precision too, for norms
+# from the inverse of this up to this.
+_LARGEST_NORM = 1e15
 
 
 def unit_rows(vectors: torch.Tensor) -> torch.Tensor:
@@ -47,17 +50,21 @@ def unit_rows(vectors: torch.Tensor) -> torch.Tensor:
             [0.0000, 0.0000]])
     """
     wants_grad = torch.is_grad_enabled() and vectors.requires_grad
-    if vectors.ndim != 2 or wants_grad or vectors.numel() <= _BLOCK:
-        return _unit_rows(vectors)
+    if vectors.ndim != 2 or wants_grad or vectors.numel() == 0:
+        return _scaled_twice(vectors)
     # Block by block: no temporary of the size of the data.
     out = torch.empty_like(vectors)
     n_rows = max(1, _BLOCK // vectors.shape[1])
     for block, unit in zip(vectors.split(n_rows), out.split(n_rows), strict=True):
-        unit.copy_(_unit_rows(block))
+        norms = torch.linalg.vector_norm(block, dim=1, keepdim=True)
+        torch.div(block, norms, out=unit)
+        ordinary = ((norms > 1 / _LARGEST_NORM) & (norms < _LARGEST_NORM))[:, 0]
+        if not ordinary.all():
+            unit[~ordinary] = _scaled_twice(block[~ordinary])
     return out
 
 
-def _unit_rows(vectors: torch.Tensor) -> torch.Tensor:
+def _scaled_twice(vectors: torch.Tensor) -> torch.Tensor:
     # By the largest entry first: squares of very large or small ones leave the range.
     with torch.no_grad():
         # Without a copy of the absolute values.

@@ -68,8 +68,7 @@ class Whitening:
         change = self._change(features.dtype)
         for start in range(0, len(features), _MAPPED):
             block = slice(start, start + _MAPPED)
-            # Centred in double precision: what rows have in common may be large.
-            centred = _centred(features[block], self.mean).to(features.dtype)
+            centred = _centred(features[block], self.mean)
             out[block] = unit_rows(centred.add_(change(centred)))
         return out
 
@@ -258,16 +257,32 @@ def principal_directions(features, mean):
         (n_features, n_features), dtype=torch.float64, device=features.device
     )
     for block in features.split(_BLOCK):
-        centred = _centred(block, mean)
-        covariance.addmm_(centred.T, centred)
+        covariance += _outer(block.to(torch.float64, copy=True).sub_(mean))
     values, vectors = torch.linalg.eigh(covariance / n_rows)
     values, vectors = _positive(values, vectors)
     return values, vectors.T.contiguous()
 
 
+def _outer(rows):
+    """``rows.T @ rows``."""
+    if rows.device.type != "cpu":
+        return rows.T @ rows
+    # NumPy has the half of it computed that is not the other's mirror image.
+    rows = rows.numpy()
+    return torch.from_numpy(rows.T @ rows)
+
+
 def _centred(rows, mean):
-    """In double precision, with one copy of the rows."""
-    return rows.to(torch.float64, copy=True).sub_(mean)
+    """Rows less the mean, within the rounding of the difference, and a copy.
+
+    What rows have in common may be large beside it: in single precision the mean is
+    taken off in two parts.
+    """
+    first = mean.to(rows.dtype)
+    centred = rows - first
+    if rows.dtype is not mean.dtype:
+        centred.sub_((mean - first.to(mean.dtype)).to(rows.dtype))
+    return centred
 
 
 def _positive(values, vectors):

@@ -256,7 +256,7 @@ def test_unit_rows_of_many_rows_are_those_of_each():
     whole = unit_rows(vectors)
     assert torch.equal(whole, torch.cat([unit_rows(v) for v in vectors.split(1000)]))
     wanted = vectors.clone().requires_grad_()
-    assert torch.equal(unit_rows(wanted).detach(), whole)
+    torch.testing.assert_close(unit_rows(wanted).detach(), whole, rtol=1e-6, atol=0)
     assert unit_rows(wanted).requires_grad
     assert unit_rows(vectors.T).shape == (40, 9000)
     assert torch.isfinite(unit_rows(vectors.double().T)).all()
@@ -264,26 +264,35 @@ def test_unit_rows_of_many_rows_are_those_of_each():
 
 @pytest.mark.parametrize(("n_rows", "n_features"), [(900, 7), (5, 130), (40, 50)])
 def test_many_rows_are_scaled_in_blocks(n_rows, n_features, monkeypatch):
-    monkeypatch.setattr(posteriors, "_BLOCK", 100)
-    worked, scale = [], posteriors._unit_rows
-    monkeypatch.setattr(
-        posteriors, "_unit_rows", lambda rows: worked.append(len(rows)) or scale(rows)
-    )
     vectors = torch.randn(n_rows, n_features, generator=seeded())
-    assert torch.equal(unit_rows(vectors), scale(vectors))
+    whole = unit_rows(vectors)
+    monkeypatch.setattr(posteriors, "_BLOCK", 100)
+    worked, norm = [], torch.linalg.vector_norm
+
+    def norm_of(rows, *args, **options):
+        worked.append(len(rows))
+        return norm(rows, *args, **options)
+
+    monkeypatch.setattr(torch.linalg, "vector_norm", norm_of)
+    assert torch.equal(unit_rows(vectors), whole)
     at_a_time = max(1, 100 // n_features)
     assert worked[:-1] == [at_a_time] * (len(worked) - 1)
     assert sum(worked) == n_rows
-    # Up to a block, and in any other shape, in one piece.
-    for whole in (
-        vectors[:2, :7],
-        vectors[: 100 // n_features],
-        vectors[None],
-        vectors[0],
-    ):
-        worked.clear()
-        torch.testing.assert_close(unit_rows(whole).norm(dim=-1), whole[..., 0] * 0 + 1)
-        assert worked == [len(whole)]
+    for shape in (vectors[None], vectors[0]):
+        lengths = unit_rows(shape).norm(dim=-1)
+        torch.testing.assert_close(lengths, torch.ones_like(lengths))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_row_s_unit_vector_does_not_depend_on_its_neighbours(dtype):
+    vectors = torch.randn(60, 7, generator=seeded(), dtype=dtype)
+    sizes = [0.0, 1e-38, 1e-30, 1e-15, 1e-14, 1.0, 1e14, 1e15, 1e18, 1e37]
+    vectors *= torch.tensor(sizes, dtype=dtype).repeat(6)[:, None]
+    whole = unit_rows(vectors)
+    for i in range(60):
+        assert torch.equal(whole[i], unit_rows(vectors[i : i + 1])[0])
+    lengths = torch.where(vectors.any(dim=1), 1.0, 0.0).to(dtype)
+    torch.testing.assert_close(whole.norm(dim=1), lengths)
 
 
 @pytest.mark.parametrize("angle", [0.0, 1e-7, 1.6e-4, 1e-3])
