@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skvibe._damped_system import quadratic_form, solve_damped
+from skvibe._settled_rows import OutOfReach
 
 DAMPING = 1e-3
 # From the solution of a problem before this one undamped steps mostly overshoot.
 WARM_DAMPING = 8e-3
 MAX_DAMPING = 1e12
 MAX_REJECTED = 16
+MAX_OUT_OF_REACH = 3  # steps that lead where the sums are not known
 PATIENCE = 20  # sweeps after which a start that made no headway is given up
 # Continuation in lam: factor between stages, their number (the smallest one whose
 # first stage is easy) and the column error each is solved to.
@@ -105,7 +107,7 @@ class _Ascent:
     def __init__(self, sweep: _Sweep, prior: np.ndarray, tol: float, max_sweeps: int):
         self.sweep, self.prior, self.tol = sweep, prior, tol
         self.max_sweeps = max_sweeps
-        self.n_sweeps = 0
+        self.n_sweeps = self.n_out_of_reach = 0
         self.best = SemidualResult(np.zeros_like(prior), np.inf, 0)
 
     def run(self, init: np.ndarray | None) -> SemidualResult:
@@ -184,13 +186,14 @@ class _Ascent:
                 break
             if np.abs(point.potentials).max() > DIVERGED:
                 break
-            accepted, ratio = False, 0.0
+            trial, accepted, ratio = None, False, 0.0
             step = self._step(point, damping)
             if step is not None:
                 spent += 1
-                trial, _ = self._evaluate(point.potentials + step, sharpness)
-                accepted, ratio = _judge(point, trial, step)
-            if accepted:
+                trial = self._try(point.potentials + step, sharpness)
+                if trial is not None:
+                    accepted, ratio = _judge(point, trial, step)
+            if trial is not None and accepted:
                 point, rejected = trial, 0
                 damping *= max(0.2, 1.0 - (2.0 * ratio - 1.0) ** 3)
                 damping, growth = max(damping, 1e-15), 2.0
@@ -198,6 +201,16 @@ class _Ascent:
                 rejected += 1
                 damping, growth = damping * growth, growth * 2.0
         return point
+
+    def _try(self, potentials: np.ndarray, sharpness: float) -> _Point | None:
+        """What a sweep says there; None where a step was too long for it."""
+        try:
+            return self._evaluate(potentials, sharpness)[0]
+        except OutOfReach:
+            self.n_out_of_reach += 1
+            if self.n_out_of_reach > MAX_OUT_OF_REACH:
+                raise
+            return None
 
     def _step(self, point: _Point, damping: float) -> np.ndarray | None:
         """Solve (H + damping * diag(scale)) d = gradient, orthogonal to the gauge.
