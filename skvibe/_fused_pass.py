@@ -97,6 +97,8 @@ class _Screened(NamedTuple):
 class FusedPass(RowPass):
     """The running sums of one pass; blocks may be of any size."""
 
+    few_elements = 0
+
     def split(self, rows: torch.Tensor, shrink: int = 1) -> tuple[torch.Tensor, ...]:
         return (rows,) if len(rows) else ()
 

@@ -88,6 +88,9 @@ def split_rows(rows: torch.Tensor, shrink: int = 1) -> tuple[torch.Tensor, ...]:
 class RowPass:
     """The running sums of one pass, on the rows' device until ``finish``."""
 
+    # So few are summed in double precision sooner than clear rows are told apart.
+    few_elements = 1 << 15
+
     def __init__(
         self,
         sweep: RowSweep,
@@ -100,7 +103,9 @@ class RowPass:
         self.potentials = potentials
         self.n_classes = len(potentials)
         self.first = not sweep._seen
-        self.dense = sweep._ambiguous.get(lam, 0.0) > DENSE_SHARE
+        # The first pass looks at the data as well.
+        few = self._are_few(sweep.n_seen) and not self.first
+        self.dense = few or sweep._ambiguous.get(lam, 0.0) > DENSE_SHARE
         self.working = self._working_type()
         self.rounding = self._rounding(self.working)
         self.precision = sweep.precision
@@ -110,6 +115,9 @@ class RowPass:
         self.axis = 0 if self.n_classes < CLASS_MAJOR_BELOW else 1
         self.sums: dict[str, Any] = {}  # tensors, but at the end of a fused pass
         self.keeping: SettledRows | None = None
+
+    def _are_few(self, n_rows: int) -> bool:
+        return n_rows * self.n_classes <= self.few_elements
 
     def _width(self, precision: float) -> float:
         """Nats by which a row is clear: a multiple of 1/4, of which sums are exact."""
@@ -160,7 +168,8 @@ class RowPass:
         counts, value = kept.sums_at(self.potentials)
         self._count(counts, counts.sum(), value)
         ambiguous = self.sweep._ambiguous.get(self.lam, 0.0) * self.sweep.n_rows
-        self.dense = ambiguous > DENSE_SHARE * kept.n_left()
+        left = kept.n_left()
+        self.dense = self._are_few(left) or ambiguous > DENSE_SHARE * left
         for part in kept.parts:
             found = None
             if labels is not None:

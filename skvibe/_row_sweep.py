@@ -93,6 +93,9 @@ class RowSweep:
         self.lam = lam
         self.precision = precision
         self.aside = aside
+        self.n_seen = n_rows  # at most
+        if aside is not None:
+            self.n_seen -= int(aside.counts.sum())
         self._seen = False  # whether a pass has checked the rows
         self._magnitude = 0.0  # largest row maximum of log_p, in absolute value
         self._ambiguous: dict[float, float] = {}  # share of rows, by lam

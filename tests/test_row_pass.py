@@ -13,6 +13,11 @@ from skvibe._settled_rows import Part, SettledRows, take_rows
 NARROW, WIDE = 7, 80  # rows along the last axis, and along the first
 
 
+@pytest.fixture(autouse=True)
+def _clear_rows_are_told_apart_in_small_problems(monkeypatch):
+    monkeypatch.setattr(RowPass, "few_elements", 0)
+
+
 def scores(n_rows, n_classes, seed=0, spread=3.0, share=0.7):
     """Rows of which most, but not all, prefer one class by far."""
     rng = np.random.default_rng(seed)

@@ -12,6 +12,7 @@ from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 
 from skvibe import transport
+from skvibe._row_pass import RowPass
 from skvibe._unsettled_rows import Screen
 from skvibe.transport import (
     OutOfReach,
@@ -581,6 +582,19 @@ def test_rows_aside_are_for_the_own_solver_only():
     aside = RowsAside(25.0, np.zeros(2), 10.0, np.array([3.0, 1.0]), 0.0)
     with pytest.raises(ValueError, match="aside needs solver"):
         solve_transport(np.zeros((4, 2)), [0.5, 0.5], solver="pot", aside=aside)
+
+
+@pytest.mark.parametrize("n_classes", [3, 70])
+def test_few_rows_are_summed_without_telling_them_apart(n_classes, monkeypatch):
+    log_p, prior = torch.from_numpy(posterior(400, n_classes)), soft_prior(n_classes)
+    found = {}
+    for elements in (0, RowPass.few_elements):
+        monkeypatch.setattr(RowPass, "few_elements", elements)
+        found[elements] = solve_transport(log_p, prior, tol=1e-9)
+        assert found[elements].converged
+    apart, together = found.values()
+    assert torch.equal(apart.labels, together.labels)
+    torch.testing.assert_close(apart.potentials, together.potentials, atol=1e-5, rtol=0)
 
 
 def test_too_many_rows_are_not_put_aside():
