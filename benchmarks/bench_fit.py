@@ -2,7 +2,8 @@
 
 * an epoch of the M-step against a bare torch loop doing the same arithmetic on the
   same batches (50,000 x 384, batch 1,024);
-* the share of the E-steps in a default fit at that size;
+* the share of the E-steps in a default fit at that size, and what of their time goes
+  into the products of features with prototypes and into the transport problem;
 * an E-step with the full corrupted posterior against the approximate one, at 100
   classes, over all rows and over those whose label may change, as from the third
   E-step on;
@@ -14,6 +15,8 @@ Run it with ``python benchmarks/bench_fit.py``; the result goes to
 """
 
 import argparse
+import collections
+import contextlib
 import json
 import pathlib
 import statistics
@@ -31,6 +34,8 @@ from skvibe._fitting import run_em
 from skvibe.em import VIBENet
 from skvibe.posteriors import unit_rows
 
+PARTS = ("products", "transport")
+SECONDS = collections.Counter()
 RESULT = pathlib.Path(__file__).parent / "results" / "fit.json"
 
 
@@ -67,14 +72,36 @@ def bare_epoch(X, given, labels, mu, eta, kappa, nu, batch_size, seed):
 
 
 class TimedNet(VIBENet):
-    """Notes the seconds of every epoch, the E-steps' left out, and those of E-steps."""
+    """Notes the seconds of E-steps, and of their products and transport problems."""
 
-    seconds_in_e_steps = 0.0
+    in_e_step = False
 
     def e_step(self):
-        start = time.process_time()
-        super().e_step()
-        TimedNet.seconds_in_e_steps += time.process_time() - start
+        self.in_e_step = True
+        with noted("E-steps"):
+            super().e_step()
+        self.in_e_step = False
+
+    def _cosine_blocks(self, with_corrupted):
+        blocks = super()._cosine_blocks(with_corrupted)
+        while True:
+            with noted("products", self.in_e_step):
+                block = next(blocks, None)
+            if block is None:
+                return
+            yield block
+
+    def _solve(self, *args):
+        with noted("transport", self.in_e_step):
+            return super()._solve(*args)
+
+
+@contextlib.contextmanager
+def noted(part, counts=True):
+    start = time.process_time()
+    yield
+    if counts:
+        SECONDS[part] += time.process_time() - start
 
 
 def epoch_ratio(repeats, n_rows=50_000, n_features=384, n_classes=10):
@@ -94,10 +121,10 @@ def epoch_ratio(repeats, n_rows=50_000, n_features=384, n_classes=10):
         )
         settings.classes_ = classes
         settings.kappa_ = settings.nu_ = 20.0
-        TimedNet.seconds_in_e_steps = 0.0
+        SECONDS.clear()
         start = time.process_time()
         run_em(settings, features, features, given, shares, seed)
-        return time.process_time() - start - TimedNet.seconds_in_e_steps
+        return time.process_time() - start - SECONDS["E-steps"]
 
     fitting.VIBENet = TimedNet
     ours, bare = [], []
@@ -127,22 +154,24 @@ def e_step_share(repeats, n_rows=50_000, n_features=384, n_classes=10):
 
     X, y = sphere(n_rows, n_features, n_classes)
     fitting.VIBENet = TimedNet
-    totals, shares = [], []
+    totals, shares, parts = [], [], []
     for _ in range(repeats):
-        TimedNet.seconds_in_e_steps = 0.0
+        SECONDS.clear()
         start = time.process_time()
         with warnings.catch_warnings():
             # A tenth of the labels is wrong at random: they never quite settle.
             warnings.simplefilter("ignore", ConvergenceWarning)
             vibe = VIBEClassifier(random_state=0).fit(X, y)
         totals.append(time.process_time() - start)
-        shares.append(TimedNet.seconds_in_e_steps / totals[-1])
+        shares.append(SECONDS["E-steps"] / totals[-1])
+        parts.append([SECONDS[part] / SECONDS["E-steps"] for part in PARTS])
     fitting.VIBENet = VIBENet
     return {
         "fit_s": statistics.median(totals),
         "e_steps": len(vibe.lower_bounds_),
         "e_step_share": statistics.median(shares),
         "e_step_shares": shares,
+        "shares_of_e_steps": dict(zip(PARTS, np.median(parts, axis=0), strict=True)),
     }
 
 

@@ -32,6 +32,8 @@ def fit(found):
     size = f"{epoch['n_rows']:,} x {epoch['n_features']}"
     parts = f"{share:.1%} of {steps['fit_s']:.2f} s"
     yield [f"E-steps in a default fit, {size}", parts, "", ""]
+    for part, share in steps["shares_of_e_steps"].items():
+        yield [f"{part} in these E-steps", f"{share:.0%}", "", ""]
 
 
 def transport(found):
@@ -71,10 +73,18 @@ def drift(found):
 def posteriors(found):
     """The full corrupted posterior against the approximate one."""
     found = found["posteriors"]
-    yield ["full over approximate posterior, processor time", "ratio"]
-    size = f"{found['n_rows']:,} rows, {found['n_classes']} classes"
-    yield [f"log-probabilities alone, {size}", f"{found['log_p_ratio']:.2f}"]
-    yield [f"E-step, {size}", f"{found['e_step_ratio']:.2f}"]
+    yield [
+        "processor time, {n_rows:,} rows, {n_classes} classes".format(**found),
+        "ratio",
+    ]
+    ratios = {
+        "log_p_ratio": "log-probabilities alone, full over approximate posterior",
+        "e_step_ratio": "E-step over all rows, full over approximate",
+        "later_e_step_ratio": "later E-step, full over approximate",
+        "later_over_whole": "later E-step over one over all rows, both full",
+    }
+    for name, what in ratios.items():
+        yield [what, f"{found[name]:.2f}"]
 
 
 def memory(found):
