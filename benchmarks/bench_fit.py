@@ -82,8 +82,8 @@ class TimedNet(VIBENet):
             super().e_step()
         self.in_e_step = False
 
-    def _cosine_blocks(self, with_corrupted):
-        blocks = super()._cosine_blocks(with_corrupted)
+    def _cosine_blocks(self, *args):
+        blocks = super()._cosine_blocks(*args)
         while True:
             with noted("products", self.in_e_step):
                 block = next(blocks, None)

@@ -72,7 +72,7 @@ class Screen:
         self.margin = (_RADIUS + width) / lam + _ROUNDING
         none = np.zeros(n_classes)
         self.aside = RowsAside(lam, self.potentials, _RADIUS, none, 0.0)
-        self.log_p, self.places = [], []
+        self.places, self.log_p = [], []
 
     def pick(self, own, bound, labels):
         """Numbers of the rows of a block that are not settled; puts the others aside.
@@ -94,17 +94,54 @@ class Screen:
         self.aside.value += self.lam * own.numpy()[settled].sum(dtype=np.float64)
         return torch.from_numpy(np.flatnonzero(~settled))
 
-    def keep(self, log_p, places):
-        """Keep the rows of a block that are left, and go on to the next block."""
-        self.log_p.append(log_p)
+    def keep(self, places, log_p):
+        """Keep rows that are left."""
         self.places.append(places)
+        self.log_p.append(log_p)
 
     def finish(self):
         """What was found, the rows left in one piece."""
-        places = torch.cat(self.places)
-        first = self.log_p[0]
-        if first.stride(0) == 1:  # classes along the first axis
-            log_p = torch.cat([block.T for block in self.log_p], dim=1).T
-        else:
-            log_p = torch.cat(self.log_p)
-        return UnsettledRows(log_p, places, self.aside)
+        return UnsettledRows(_join(self.log_p), _join(self.places), self.aside)
+
+
+def in_groups(parts, size):
+    """Join what is known of few rows into groups of ``size`` and more.
+
+    Parameters
+    ----------
+    parts : iterable of tuple
+        Tensors with as many rows, or None in the place of one.
+    size : int
+        Number of rows.
+
+    Yields
+    ------
+    tuple
+        Of the same kind; the last one may have fewer rows.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvibe._unsettled_rows import in_groups
+    >>> parts = [(torch.tensor([i]), None) for i in range(3)]
+    >>> list(in_groups(parts, 2))
+    [(tensor([0, 1]), None), (tensor([2]), None)]
+    """
+    waiting, n_rows = [], 0
+    for part in parts:
+        waiting.append(part)
+        n_rows += len(part[0])
+        if n_rows >= size:
+            yield tuple(_join(pieces) for pieces in zip(*waiting, strict=True))
+            waiting, n_rows = [], 0
+    if waiting:
+        yield tuple(_join(pieces) for pieces in zip(*waiting, strict=True))
+
+
+def _join(pieces):
+    first = pieces[0]
+    if first is None or len(pieces) == 1:
+        return first
+    if first.ndim == 2 and first.stride(0) == 1:  # classes along the first axis
+        return torch.cat([piece.T for piece in pieces], dim=1).T
+    return torch.cat(pieces)

@@ -18,7 +18,7 @@ from skvibe._normaliser import CLASS_MAJOR_BELOW
 from skvibe._progress import Progress
 from skvibe._settled_rows import OutOfReach, take_rows
 from skvibe._training_state import capture_training, order_state, resume_training
-from skvibe._unsettled_rows import Screen
+from skvibe._unsettled_rows import Screen, in_groups
 from skvibe.posteriors import (
     clean_log_posterior,
     corrupted_log_bound,
@@ -36,8 +36,10 @@ from skvibe.transport import solve_transport, transport_rows
 _ROOM = 16
 # Numbers worked on together on an accelerator.
 _FILLS_ACCELERATOR = 1 << 24
-# Numbers of an array of a few that a processor works on together.
+# Numbers of one array among a few that a processor's cache has room for.
 _FITS_CACHE = 1 << 16
+# Rows worked on together, at least: in cheap operations, and in all.
+_FEW_ROWS, _MANY_ROWS = 512, 4096
 # POT's Sinkhorn needs thousands of sweeps for more.
 _POT_TOL = 1e-3
 # Where a larger share of the labels has just changed, potentials go on moving far.
@@ -191,7 +193,10 @@ class VIBENet(NeuralNetClassifier):
     *args, **kwargs
         Of `skorch.NeuralNetClassifier`.
     lam, nu, corrupted_posterior, pseudo_labels, solver : see `VIBEClassifier`
-    first_e_step, max_iter, e_step_period, tol, chunk_size : see `VIBEClassifier`
+    first_e_step, max_iter, e_step_period, tol : see `VIBEClassifier`
+    chunk_size : int, default=None
+        Rows that an E-step works on together. None means as many as the device works on
+        best; an encoder that is trained is given 4,096.
     em_verbose : int, default=0
         1 prints a line for each E-step.
     """
@@ -208,7 +213,7 @@ class VIBENet(NeuralNetClassifier):
         e_step_period=20,
         first_e_step="joint",
         em_tol=1e-3,
-        chunk_size=4096,
+        chunk_size=None,
         em_verbose=0,
         **kwargs,
     ):
@@ -452,24 +457,32 @@ class VIBENet(NeuralNetClassifier):
         UnsettledRows
             With sums over the other rows.
         """
+        table = unit_rows(self.module_.prototypes) @ self._corrupted().T
+        screen = Screen(self.lam, self.em_.potentials)
+        blocks = self._unsettled_blocks(screen, table)
+        for places, given, *known in in_groups(blocks, _MANY_ROWS):
+            log_clean, cosines, given_cosines = known
+            log_clean += self._log_corrupted(cosines, given_cosines, table, given)
+            screen.keep(places, log_clean)
+        return screen.finish()
+
+    def _unsettled_blocks(self, screen, table):
+        """Row numbers, given labels and what is known of the rows left, by blocks."""
         state, module = self.em_, self.module_
-        table = unit_rows(module.prototypes) @ self._corrupted().T
-        screen = Screen(self.lam, state.potentials)
-        for block, cosines, given_cosines in self._cosine_blocks(with_corrupted=True):
+        size = self._chunk(_FEW_ROWS)
+        for block, cosines, given_cosines in self._cosine_blocks(True, size):
             given, labels = state.given[block], state.labels[block]
             log_clean = clean_log_posterior(cosines, module.log_prior(), module.kappa)
             own = log_clean.gather(1, labels[:, None])[:, 0]
             own += self._log_corrupted_at(cosines, given_cosines, table, given, labels)
             bound = self._log_corrupted_bound(cosines, given_cosines, table, given)
             left = screen.pick(own, bound.add_(log_clean), labels)
-            found = take_rows(log_clean, left)
-            if given_cosines is not None:
-                given_cosines = take_rows(given_cosines, left)
-            found += self._log_corrupted(
-                take_rows(cosines, left), given_cosines, table, given[left]
+            known = (log_clean, cosines, given_cosines)
+            yield (
+                left + block.start,
+                given[left],
+                *(None if rows is None else take_rows(rows, left) for rows in known),
             )
-            screen.keep(found, left + block.start)
-        return screen.finish()
 
     def _joint_blocks(self, with_corrupted):
         """Blocks of rows, as slices, and what `log_joint` says of them."""
@@ -483,7 +496,7 @@ class VIBENet(NeuralNetClassifier):
                 )
             yield block, found
 
-    def _cosine_blocks(self, with_corrupted):
+    def _cosine_blocks(self, with_corrupted, size=None):
         """Blocks of rows, as slices, with ``v . mu`` and, if asked for, ``v . eta``."""
         state, module = self.em_, self.module_
         was_training = module.training
@@ -495,13 +508,13 @@ class VIBENet(NeuralNetClassifier):
             fixed = self._fixed_cosines(corrupted)
             if fixed is None:
                 prototypes = torch.cat([prototypes, corrupted])
-        size = self._chunk()
+        size = self._chunk() if size is None else size
         for start in range(0, len(state.X), size):
             block = slice(start, start + size)
             rows = state.X[block]
             if isinstance(rows, np.ndarray):
                 rows = torch.from_numpy(np.array(rows)).to(state.given.device)
-            products = cosines_with(prototypes, module.features(rows))
+            products = cosines_with(prototypes, module.features(rows), n_classes)
             cosines, given_cosines = products[:, :n_classes], None
             if needs_given:
                 given_cosines = products[:, n_classes:]
@@ -525,15 +538,17 @@ class VIBENet(NeuralNetClassifier):
                 state.given_cosines[block] = cosines_with(corrupted, rows)
         return state.given_cosines
 
-    def _chunk(self):
+    def _chunk(self, least=_MANY_ROWS):
         """Rows worked on together; frozen features take no room of their own."""
         state, module = self.em_, self.module_
-        if module.encoder is not None:
+        if self.chunk_size is not None:
             return self.chunk_size
+        if module.encoder is not None:
+            return _MANY_ROWS
         n_classes, n_features = module.prototypes.shape
         if state.given.device.type == "cpu":
-            return max(self.chunk_size, _FITS_CACHE // n_classes)
-        return max(self.chunk_size, _FILLS_ACCELERATOR // max(n_classes, n_features))
+            return max(least, _FITS_CACHE // n_classes)
+        return max(least, _FILLS_ACCELERATOR // max(n_classes, n_features))
 
     def _new_matrix(self, n_classes):
         """Room for a number a row and class, stored as the E-step reads it fastest."""

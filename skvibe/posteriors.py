@@ -75,7 +75,9 @@ def _scaled_twice(vectors: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(vectors / largest, dim=-1)
 
 
-def cosines_with(vectors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def cosines_with(
+    vectors: torch.Tensor, rows: torch.Tensor, n_classes: int | None = None
+) -> torch.Tensor:
     """Products of unit rows with a few unit vectors, as fast as the device allows.
 
     Parameters
@@ -84,11 +86,13 @@ def cosines_with(vectors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         Prototypes.
     rows : torch.Tensor of shape (n_rows, n_features)
         Feature vectors.
+    n_classes : int, default=None
+        Number of classes, where vectors are not one a class.
 
     Returns
     -------
     torch.Tensor of shape (n_rows, n_vectors)
-        ``rows @ vectors.T``, within rounding. With few vectors it is stored as the
+        ``rows @ vectors.T``, within rounding. With few classes it is stored as the
         other functions of this module read it fastest: rows along the last axis.
 
     Examples
@@ -98,7 +102,7 @@ def cosines_with(vectors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     >>> cosines_with(torch.eye(2), torch.tensor([[0.6, 0.8]]))
     tensor([[0.6000, 0.8000]])
     """
-    turn = len(vectors) < 2 * CLASS_MAJOR_BELOW
+    turn = (n_classes or len(vectors)) < CLASS_MAJOR_BELOW
     if torch.is_grad_enabled() and (vectors.requires_grad or rows.requires_grad):
         return (
             torch.matmul(vectors, rows.T).T if turn else torch.matmul(rows, vectors.T)

@@ -364,17 +364,18 @@ def test_interrupted_training_leaves_a_marked_model():
     assert vibe.predict(X.numpy()).shape == (90,)
 
 
-def test_chunks_change_nothing():
+@pytest.mark.parametrize("pseudo_labels", ["hard", "soft"])
+def test_chunks_change_nothing(pseudo_labels):
     X, y = make_rows()
     one, many = (
         fit(
             X,
             y,
             chunk_size=chunk,
-            pseudo_labels="soft",
+            pseudo_labels=pseudo_labels,
             iterator_train__generator=torch.Generator().manual_seed(0),
         )
-        for chunk in (4096, 7)
+        for chunk in (None, 7)
     )
     assert torch.equal(one.em_.labels, many.em_.labels)
     torch.testing.assert_close(one.module_.prototypes, many.module_.prototypes)

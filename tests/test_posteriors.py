@@ -314,11 +314,15 @@ def rows_last(matrix):
     return matrix.T.is_contiguous() and not matrix.is_contiguous()
 
 
-@pytest.mark.parametrize("n_vectors", [2, 63, 127, 128, 200])
-def test_cosines_are_stored_as_they_are_read_fastest(n_vectors):
-    cosines = cosines_with(torch.randn(n_vectors, 9), torch.randn(300, 9))
-    # Prototypes and corrupted prototypes of fewer than 64 classes.
-    assert rows_last(cosines) == (n_vectors < 128)
+@pytest.mark.parametrize("n_classes", [2, 63, 64, 100])
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("wants_grad", [False, True])
+def test_cosines_are_stored_as_they_are_read_fastest(n_classes, times, wants_grad):
+    # Prototypes alone, or corrupted prototypes as well.
+    vectors = torch.randn(times * n_classes, 9, requires_grad=wants_grad)
+    cosines = cosines_with(vectors, torch.randn(300, 9), n_classes)
+    assert cosines.requires_grad == wants_grad
+    assert rows_last(cosines) == (n_classes < 64)
 
 
 @pytest.mark.parametrize("n_classes", [2, 63, 64, 100])

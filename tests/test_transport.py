@@ -519,7 +519,7 @@ def screened(log_p, potentials, labels, lam=25.0, bound=None):
         own = block.gather(1, at[:, None])[:, 0]
         upper = (block if bound is None else bound[start : start + 700]).clone()
         left = screen.pick(own, upper, at)
-        screen.keep(block[left], left + start)
+        screen.keep(left + start, block[left])
     return screen.finish()
 
 
