@@ -13,9 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skvibe import transport
 from skvibe._row_pass import RowPass
-from skvibe._unsettled_rows import Screen
 from skvibe.transport import (
-    OutOfReach,
     RowsAside,
     RowSweep,
     TransportResult,
@@ -509,73 +507,6 @@ def test_rows_put_aside_change_no_sum(n_classes, lam):
             assert torch.equal(labels, exact.argmax(dim=1))
             expected = torch.softmax(exact, dim=1).mean(dim=0)
             np.testing.assert_allclose(labelled.columns, expected, atol=1e-13)
-
-
-def screened(log_p, potentials, labels, lam=25.0, bound=None):
-    """What a screen makes of rows whose joint is known throughout."""
-    screen = Screen(lam, potentials)
-    for start in range(0, len(log_p), 700):
-        block, at = log_p[start : start + 700], labels[start : start + 700]
-        own = block.gather(1, at[:, None])[:, 0]
-        upper = (block if bound is None else bound[start : start + 700]).clone()
-        left = screen.pick(own, upper, at)
-        screen.keep(left + start, block[left])
-    return screen.finish()
-
-
-@pytest.mark.parametrize("n_classes", [3, 12, 80])
-@pytest.mark.parametrize("looseness", [0.0, 2.0])
-def test_the_rows_left_solve_the_whole_problem(n_classes, looseness):
-    log_p = torch.from_numpy(posterior(5000, n_classes, strength=60.0))
-    prior = soft_prior(n_classes)
-    before = solve_transport(log_p, prior)
-    moved = log_p + 0.1 * torch.rand_like(log_p)
-    rows = screened(moved, before.potentials, before.labels, bound=moved + looseness)
-    assert 0 < len(rows.places) < 2500
-    whole = solve_transport(moved, prior, init=before.potentials, tol=1e-9)
-    part = solve_transport(
-        rows.log_p, prior, init=before.potentials, tol=1e-9, aside=rows.aside
-    )
-    assert part.converged
-    labels = before.labels.index_copy(0, rows.places, part.labels)
-    assert torch.equal(labels, whole.labels)
-    torch.testing.assert_close(part.potentials, whole.potentials, atol=1e-6, rtol=0)
-    assert part.value == pytest.approx(whole.value, rel=1e-6)
-    assert part.error == pytest.approx(whole.error, abs=1e-9)
-
-
-@pytest.mark.parametrize("n_classes", [2, 7, 80])
-def test_rows_aside_belong_to_their_class_wherever_that_is_claimed(n_classes):
-    log_p = torch.from_numpy(posterior(3000, n_classes, strength=60.0))
-    rng = np.random.default_rng(0)
-    g = 5 * rng.standard_normal(n_classes)
-    exact = 25.0 * log_p.double() + torch.from_numpy(g)
-    labels = exact.argmax(dim=1)
-    rows = screened(log_p, g, labels)
-    aside = np.setdiff1d(np.arange(3000), rows.places)
-    np.testing.assert_array_equal(
-        rows.aside.counts, np.bincount(labels[aside], minlength=n_classes)
-    )
-    sweep = RowSweep(lambda: [rows.log_p], n_rows=3000, lam=25.0, aside=rows.aside)
-    for size in (0.0, 1.0, 99.0):
-        h = g + size * rng.random(n_classes)
-        q = torch.softmax(exact + torch.from_numpy(h - g), dim=1)
-        own = q[aside].gather(1, labels[aside][:, None])
-        assert len(own)
-        assert own.min() > 1 - 1e-13
-        sums, fresh = (
-            RowSweep(lambda rows=rows: [rows], n_rows=3000, lam=25.0, aside=part)(
-                h, curvature=True
-            )
-            for rows, part in ((rows.log_p, rows.aside), (log_p, None))
-        )
-        np.testing.assert_allclose(sums.columns, fresh.columns, atol=4e-12)
-        np.testing.assert_allclose(sums.curvature, fresh.curvature, atol=1e-6)
-        assert sums.value == pytest.approx(fresh.value, abs=sums.noise + fresh.noise)
-    with pytest.raises(OutOfReach):
-        sweep(g + 101.0 * np.eye(n_classes)[0])
-    with pytest.raises(OutOfReach):
-        sweep(g, sharpness=0.5)
 
 
 def test_rows_aside_are_for_the_own_solver_only():
