@@ -251,8 +251,16 @@ def corrupted_log_bound(
 
     Parameters
     ----------
-    cosines, given_cosines, table, given, nu
-        As of `corrupted_log_posterior`.
+    cosines : torch.Tensor of shape (n_rows, n_classes)
+        ``v . mu_l``.
+    given_cosines : torch.Tensor of shape (n_rows, n_classes)
+        ``v . eta_y``.
+    table : torch.Tensor of shape (n_classes, n_classes)
+        ``mu_l . eta_y`` at [l, y].
+    given : torch.Tensor of int64 of shape (n_rows,)
+        Codes of the given labels y_i.
+    nu : float
+        Concentration, >= 0.
 
     Returns
     -------
@@ -263,10 +271,9 @@ def corrupted_log_bound(
     --------
     >>> import torch
     >>> from skvibe.posteriors import corrupted_log_bound
-    >>> eye = torch.eye(2)
-    >>> corrupted_log_bound(eye, eye, eye, torch.tensor([0, 1]), 1.0)
-    tensor([[0., 0.],
-            [0., 0.]])
+    >>> v, mu = torch.tensor([[1.0, 0.0]]), torch.eye(2)
+    >>> corrupted_log_bound(v @ mu.T, v @ mu.T, mu @ mu.T, torch.tensor([1]), 10.0)
+    tensor([[-10.,   0.]])
     """
     at_given = _columns(table, given) + given_cosines.gather(1, given[:, None])
     behind = at_given.sub_(given_cosines).sub_(table.diagonal())
