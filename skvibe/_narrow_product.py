@@ -29,14 +29,7 @@ def product_with(one, other, out=None):
     torch.Tensor of shape (n, m)
         Differentiable where that is asked for.
     """
-    wants_grad = torch.is_grad_enabled() and (one.requires_grad or other.requires_grad)
-    narrow = (
-        one.device.type == "cpu"
-        and one.dtype is torch.float32
-        and min(len(one), len(other)) >= _ONEDNN_FROM
-        and torch.backends.mkldnn.is_available()
-    )
-    if not narrow or wants_grad:
+    if not is_for_onednn(one, other):
         return torch.matmul(one, other.T, out=out)
     n_rows = max(1, _AT_A_TIME // one.shape[1])
     if out is None and max(len(one), len(other)) <= n_rows:
@@ -49,6 +42,18 @@ def product_with(one, other, out=None):
         ):
             part.copy_(_product(few, rows))
     return out
+
+
+def is_for_onednn(one, other):
+    """Whether oneDNN is asked for the product: on processors, without a gradient."""
+    wants_grad = torch.is_grad_enabled() and (one.requires_grad or other.requires_grad)
+    return (
+        one.device.type == "cpu"
+        and one.dtype is torch.float32
+        and min(len(one), len(other)) >= _ONEDNN_FROM
+        and torch.backends.mkldnn.is_available()
+        and not wants_grad
+    )
 
 
 def _product(one, other):

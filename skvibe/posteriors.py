@@ -16,7 +16,7 @@ References
 
 import torch
 
-from skvibe._narrow_product import product_with
+from skvibe._narrow_product import is_for_onednn, product_with
 from skvibe._normaliser import CLASS_MAJOR_BELOW, log_normaliser
 
 # |mu + v| below this is rounding: in single precision 2 + 2 cos is off by some 1e-7,
@@ -56,12 +56,19 @@ def unit_rows(vectors: torch.Tensor) -> torch.Tensor:
     out = torch.empty_like(vectors)
     n_rows = max(1, _BLOCK // vectors.shape[1])
     for block, unit in zip(vectors.split(n_rows), out.split(n_rows), strict=True):
-        norms = torch.linalg.vector_norm(block, dim=1, keepdim=True)
-        torch.div(block, norms, out=unit)
-        ordinary = ((norms > 1 / _LARGEST_NORM) & (norms < _LARGEST_NORM))[:, 0]
-        if not ordinary.all():
-            unit[~ordinary] = _scaled_twice(block[~ordinary])
+        if block.device.type == "cpu":
+            _scale(block, unit)
+        else:  # which would have to wait for the host
+            unit.copy_(_scaled_twice(block))
     return out
+
+
+def _scale(vectors: torch.Tensor, out: torch.Tensor) -> None:
+    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    torch.div(vectors, norms, out=out)
+    ordinary = ((norms > 1 / _LARGEST_NORM) & (norms < _LARGEST_NORM))[:, 0]
+    if not ordinary.all():
+        out[~ordinary] = _scaled_twice(vectors[~ordinary])
 
 
 def _scaled_twice(vectors: torch.Tensor) -> torch.Tensor:
@@ -103,10 +110,8 @@ def cosines_with(
     tensor([[0.6000, 0.8000]])
     """
     turn = (n_classes or len(vectors)) < CLASS_MAJOR_BELOW
-    if torch.is_grad_enabled() and (vectors.requires_grad or rows.requires_grad):
-        return (
-            torch.matmul(vectors, rows.T).T if turn else torch.matmul(rows, vectors.T)
-        )
+    if turn and not is_for_onednn(rows, vectors):
+        return product_with(vectors, rows).T
     # The few vectors last, and the result turned: oneDNN rearranges what comes last.
     products = product_with(rows, vectors)
     return products.T.contiguous().T if turn else products
