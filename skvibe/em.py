@@ -146,8 +146,11 @@ class VIBEModule(torch.nn.Module):
         features = self.features(X)
         prototypes = unit_rows(self.prototypes)
         cosines = cosines_with(prototypes, features)
-        log_clean = clean_log_posterior(cosines, self.log_prior(), self.kappa)
-        return log_clean, cosines, prototypes, features
+        return self.log_clean(cosines), cosines, prototypes, features
+
+    def log_clean(self, cosines):
+        """Clean log-posterior of rows with these cosines with mu."""
+        return clean_log_posterior(cosines, self.log_prior(), self.kappa)
 
 
 @dataclass
@@ -345,11 +348,12 @@ class VIBENet(NeuralNetClassifier):
     def e_step(self):
         """Solve the transport problem for the clean labels of all rows."""
         state = self.em_
-        # The paper takes the corrupted posterior constant at the very first E-step;
-        # where classes overlap most labels then change at once, and never come back.
-        with_corrupted = state.labels is not None or self.first_e_step == "joint"
         log_p, result = None, self._solve_unsettled()
         if result is None:
+            # The paper takes the corrupted posterior constant at the very first E-step;
+            # where classes overlap most labels then change at once, and never come
+            # back.
+            with_corrupted = state.labels is not None or self.first_e_step == "joint"
             log_p = self.log_joint(with_corrupted)
             result = self._solve(log_p)
         self._update_state(log_p, result)
@@ -457,7 +461,7 @@ class VIBENet(NeuralNetClassifier):
         UnsettledRows
             With sums over the other rows.
         """
-        table = unit_rows(self.module_.prototypes) @ self._corrupted().T
+        table = self._table()
         screen = Screen(self.lam, self.em_.potentials)
         blocks = self._unsettled_blocks(screen, table)
         for places, given, *known in in_groups(blocks, _MANY_ROWS):
@@ -468,11 +472,10 @@ class VIBENet(NeuralNetClassifier):
 
     def _unsettled_blocks(self, screen, table):
         """Row numbers, given labels and what is known of the rows left, by blocks."""
-        state, module = self.em_, self.module_
-        size = self._chunk(_FEW_ROWS)
+        state, size = self.em_, self._chunk(_FEW_ROWS)
         for block, cosines, given_cosines in self._cosine_blocks(True, size):
             given, labels = state.given[block], state.labels[block]
-            log_clean = clean_log_posterior(cosines, module.log_prior(), module.kappa)
+            log_clean = self.module_.log_clean(cosines)
             own = log_clean.gather(1, labels[:, None])[:, 0]
             own += self._log_corrupted_at(cosines, given_cosines, table, given, labels)
             bound = self._log_corrupted_bound(cosines, given_cosines, table, given)
@@ -486,15 +489,18 @@ class VIBENet(NeuralNetClassifier):
 
     def _joint_blocks(self, with_corrupted):
         """Blocks of rows, as slices, and what `log_joint` says of them."""
-        state, module = self.em_, self.module_
-        table = unit_rows(module.prototypes) @ self._corrupted().T
+        given, table = self.em_.given, self._table()
         for block, cosines, given_cosines in self._cosine_blocks(with_corrupted):
-            found = clean_log_posterior(cosines, module.log_prior(), module.kappa)
+            found = self.module_.log_clean(cosines)
             if with_corrupted:
                 found += self._log_corrupted(
-                    cosines, given_cosines, table, state.given[block]
+                    cosines, given_cosines, table, given[block]
                 )
             yield block, found
+
+    def _table(self):
+        """``mu . eta`` of all pairs of classes, shape (n_classes, n_classes)."""
+        return unit_rows(self.module_.prototypes) @ self._corrupted().T
 
     def _cosine_blocks(self, with_corrupted, size=None):
         """Blocks of rows, as slices, with ``v . mu`` and, if asked for, ``v . eta``."""

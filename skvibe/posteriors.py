@@ -237,7 +237,7 @@ def corrupted_log_posterior(
             [0.5000, 0.7311]])
     """
     scale = nu / _h_norm(cosines)
-    at_given = _columns(table, given) + given_cosines.gather(1, given[:, None])
+    at_given = _sums_at_given(given_cosines, table, given)
     return at_given * scale - log_normaliser(scale, table, given_cosines, nu)
 
 
@@ -280,9 +280,16 @@ def corrupted_log_bound(
     >>> corrupted_log_bound(v @ mu.T, v @ mu.T, mu @ mu.T, torch.tensor([1]), 10.0)
     tensor([[-10.,   0.]])
     """
-    at_given = _columns(table, given) + given_cosines.gather(1, given[:, None])
+    at_given = _sums_at_given(given_cosines, table, given)
     behind = at_given.sub_(given_cosines).sub_(table.diagonal())
     return behind.mul_(_h_norm(cosines).reciprocal_()).mul_(nu).clamp_max_(0.0)
+
+
+def _sums_at_given(
+    given_cosines: torch.Tensor, table: torch.Tensor, given: torch.Tensor
+) -> torch.Tensor:
+    """``(mu_l + v_i) . eta_y`` at the given label y_i, for every clean label l."""
+    return _columns(table, given) + given_cosines.gather(1, given[:, None])
 
 
 def _columns(table: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
