@@ -14,22 +14,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from skvibe._row_pass import NATS, RowPass, named_sums
+from skvibe._row_pass import NATS, SOLVE_THERE_FROM, RowPass, named_sums
 from skvibe._settled_rows import MOST_KEPT, Part, SettledRows, take_rows
 
 # Kernels are compiled for seconds once on a machine: matrices below this many numbers
 # are passed over in a fraction of a millisecond anyway.
 FUSED_FROM = 1 << 24
 MOST_CLASSES = 1 << 14
-# Numbers of a tile, numbers a warp takes of it, programs a multiprocessor: the fastest
-# of those tried on an H100, with many classes and with few.
-SCREEN = (1 << 12, 1 << 11, 64)
-SCREEN_FEW = (1 << 11, 1 << 9, 64)
+# Numbers that are read together, classes of a row that are, warps, and numbers of
+# ambiguous rows: the fastest of those tried on an H200, with many classes and with few.
+TILE = (1 << 10, 128, 4, 1 << 10)
+TILE_FEW = (1 << 9, 32, 4, 1 << 9)
 FEW = 256
-SOFTEN = (1 << 10, 1 << 8, 32)
-# Copies of the counts that programs add to, and rows that are listed together.
+# A kernel is written out for every part of a row: no more than so many.
+MOST_PARTS = 8
+# Programs a multiprocessor, copies of the counts that they add to, and rows that are
+# listed together.
+PROGRAMS = 32
 COPIES = 64
-PART = 1 << 10
+SCAN = 1 << 10
 # Classes of a tile of the curvature, rows added to it at a time, and programs.
 GRAM_CLASSES = 128
 GRAM_ROWS = 16
@@ -84,14 +87,13 @@ def _agrees_with_plain_pass(device: torch.device) -> bool:
     )
 
 
-class _Screened(NamedTuple):
-    """What ``screen`` leaves behind."""
+class _Found(NamedTuple):
+    """What ``sum_rows`` leaves behind of a block."""
 
+    sums: tuple[torch.Tensor, ...]  # see ``FusedPass._add_piece``
     state: torch.Tensor
     codes: torch.Tensor
-    counts: torch.Tensor  # settled and clear rows, by class
-    values: torch.Tensor  # sums of their largest exponents
-    extremes: tuple[torch.Tensor, ...]  # of a first pass: reach and magnitude
+    lists: tuple[torch.Tensor, ...]  # of ambiguous rows, a program each; see ``_collect``
 
 
 class FusedPass(RowPass):
@@ -103,16 +105,19 @@ class FusedPass(RowPass):
         return (rows,) if len(rows) else ()
 
     def _start(self, device: torch.device) -> None:
-        self._start_sums(device)
-        wide = float("inf") if self.keeping is None else self.wide
-        head = [self.lam, self.width, wide, self.lam / NATS]
-        g = torch.from_numpy(self.potentials)
-        constants = torch.cat([torch.tensor(head, dtype=torch.float64), g, g / NATS])
-        self.constants = constants.to(device)
-        # Summed on the host: every operation here would cost as much as a kernel.
+        # Summed on the host: every operation there would cost as much as a kernel.
+        n = self.n_classes
+        self.flat = torch.zeros(5 + 3 * n, dtype=torch.float64)
+        self.sums = named_sums(self.flat, n)
+        self.sums["reach"].fill_(-torch.inf)
+        self.entries, self.outer = [], None
+        self.constants: tuple[torch.Tensor, torch.Tensor] | None = None
         self.pieces: list[tuple[torch.Tensor, ...]] = []
+        self.screened: list[tuple] = []  # what was found of a block, its first row
         self.n_rows = self.n_settled = 0
-        self.found: list[tuple] = []  # blocks, what was found, their first row
+
+    def _start_keeping(self, device: torch.device) -> None:
+        super()._start_keeping(torch.device("cpu"))
 
     def _keeps(self, device: torch.device) -> bool:
         return not self.dense and self.sweep._radius > 0
@@ -121,23 +126,11 @@ class FusedPass(RowPass):
         self, block: torch.Tensor, labels: torch.Tensor | None, start: int
     ) -> bool:
         """Sum all rows; ``finish`` puts the settled ones aside if they are many."""
-        self.found.append((block, self._sum_screened(block, labels), start))
+        self.screened.append((self._sum(block, labels), start))
         return True
 
     def _screened(self, block: torch.Tensor, labels: torch.Tensor | None) -> None:
-        self._sum_screened(block, labels)
-
-    def _sum_screened(
-        self, block: torch.Tensor, labels: torch.Tensor | None
-    ) -> _Screened:
-        found = _screen(block, self.constants, self.working, self.first)
-        if labels is not None:
-            labels.copy_(found.codes)
-        chosen, n_chosen = _collect(found.state)
-        soft = self._soft(block, chosen, n_chosen, labels)
-        self.pieces.append((found.counts, found.values, *soft, *found.extremes))
-        self.n_rows += len(block)
-        return found
+        self._sum(block, labels)
 
     def _full(
         self,
@@ -145,44 +138,57 @@ class FusedPass(RowPass):
         weights: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
     ) -> None:
-        n_rows = len(rows)
-        chosen = torch.arange(n_rows, dtype=torch.int32, device=rows.device)
-        n_chosen = torch.full((1,), n_rows, dtype=torch.int32, device=rows.device)
-        none = self.flat.new_zeros(2, self.n_classes)
-        soft = self._soft(rows, chosen, n_chosen, labels)
-        self.pieces.append((none, none[:, 0], *soft))
-        self.n_rows += n_rows
+        self._sum(rows, labels)
 
-    def _soft(
-        self,
-        block: torch.Tensor,
-        chosen: torch.Tensor,
-        n_chosen: torch.Tensor,
-        labels: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sums over the ambiguous rows: by class, and of the value in powers of two."""
-        found = _soften(block, self.constants, chosen, n_chosen, labels)
-        columns, value, shifts = found
+    def _sum(self, block: torch.Tensor, labels: torch.Tensor | None) -> _Found:
+        if self.constants is None:
+            self.constants = self._constants(block.device)
+        found = _sum_rows(block, self, labels)
         if self.curvature:
-            self.outer += _gram(block, self.constants, chosen, n_chosen, shifts)
-        return columns, value
+            outer = _gram(block, self.constants[0], *_collect(*found.lists))
+            self.outer = outer if self.outer is None else self.outer + outer
+        self.pieces.append(found.sums)
+        self.n_rows += len(block)
+        return found
+
+    def _constants(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """What kernels read, and the potentials again in the type they work in."""
+        wide = float("inf") if self.keeping is None else self.wide
+        head = [self.lam, self.width, wide, self.lam / NATS]
+        g = torch.from_numpy(self.potentials)
+        # A row of tiles reaches beyond the last class.
+        padded = g.new_full((2 * _power_of_two(self.n_classes),), -torch.inf)
+        padded[: len(g)] = g
+        own = torch.cat([torch.tensor(head, dtype=torch.float64), g / NATS])
+        both = torch.cat([own, padded.to(self.working).view(torch.float64)])
+        there = both.to(device, non_blocking=True)
+        return there[: len(own)], there[len(own) :].view(self.working)
+
+    def _curvature(self) -> torch.Tensor:
+        if self.outer is None:  # no row is left
+            device = self.sweep.settled.rest()[0].rows.device
+            self.outer = torch.zeros(self.n_classes, self.n_classes, device=device)
+        return super()._curvature()
+
+    def _solves_there(self) -> bool:
+        return self.n_classes >= SOLVE_THERE_FROM and self.outer.device.type == "cuda"
 
     def _to_host(self, curvature: Any) -> dict[str, Any]:
         n = self.n_classes
-        parts = [self.flat, *(part for piece in self.pieces for part in piece)]
+        parts = [part for piece in self.pieces for part in piece]
         stays = curvature is None or self._solves_there()
         if curvature is not None and not stays:
             parts.append(curvature)
-        host = torch.cat([part.flatten().double() for part in parts]).cpu().numpy()
+        host = np.empty(0)
+        if parts:
+            host = torch.cat([part.flatten() for part in parts]).cpu().numpy()
         if not stays:
             host, curvature = host[: -n * n], host[-n * n :].reshape(n, n)
-        self.sums = named_sums(host, n)
+        self.sums = named_sums(self.flat.numpy(), n)
         n_soft = float(self.n_rows)
         if self.pieces:
-            for piece in np.split(host[len(self.flat) :], len(self.pieces)):
-                n_soft -= self._add_piece(
-                    *np.split(piece, np.cumsum([2 * n, 2, n, 1, n]))
-                )
+            for piece in np.split(host, len(self.pieces)):
+                n_soft -= self._add_piece(*np.split(piece, np.cumsum([2 * n, 3, n, n])))
         self.sums["ambiguous"] += n_soft
         self.sums["rows"] += n_soft
         return self.sums | {"curvature": curvature}
@@ -192,7 +198,6 @@ class FusedPass(RowPass):
         counts: np.ndarray,
         values: np.ndarray,
         columns: np.ndarray,
-        value: np.ndarray,
         reach: np.ndarray,
         magnitude: np.ndarray,
     ) -> float:
@@ -200,50 +205,68 @@ class FusedPass(RowPass):
         sums: dict[str, Any] = self.sums
         settled, clear = counts.reshape(2, -1)
         self.n_settled += int(settled.sum())
+        if self.keeping is not None:
+            self.keeping.counts += torch.from_numpy(settled)
+            self.keeping.value += values[0]
         counts = settled + clear
-        self._count(counts, counts.sum(), values.sum())
+        self._count(counts, counts.sum(), values[0] + values[1])
         sums["columns"] += columns
-        sums["value"] += NATS * value
+        sums["value"] += NATS * values[2]
         if self.first:
             np.maximum(sums["reach"], reach, out=sums["reach"])
             np.maximum(sums["magnitude"], magnitude, out=sums["magnitude"])
         return float(counts.sum())
 
     def _kept(self, keeping: SettledRows) -> SettledRows | None:
-        """Copy the rows that are not settled, if they are few."""
+        """Put the settled rows aside, if the others are few."""
         if self.n_rows - self.n_settled > MOST_KEPT * self.n_rows:
             self.sweep.shorten_radius()
             return None
-        for block, found, start in self.found:
-            places = torch.nonzero(found.state[: len(block)])[:, 0]
-            rows = take_rows(block, places)
-            stop = start + len(block)
-            keeping.parts.append(Part(rows, places, found.codes, start, stop))
-            keeping.counts += found.counts[0]
-            keeping.value += found.values[0]
+        found = [(one.state, one.codes, start) for one, start in self.screened]
+        keeping.unread = functools.partial(_others, self.sweep.blocks, found)
         return keeping
 
 
-def _screen(
-    block: torch.Tensor, constants: torch.Tensor, work: torch.dtype, first: bool
-) -> _Screened:
+def _others(blocks: Any, found: list[tuple]) -> list[Part]:
+    """Copies of the rows that are not settled."""
+    parts = []
+    filled = (block for block in blocks() if len(block))
+    for block, (state, codes, start) in zip(filled, found, strict=True):
+        places = torch.nonzero(state)[:, 0]
+        rows = take_rows(block, places)
+        parts.append(Part(rows, places, codes, start, start + len(block)))
+    return parts
+
+
+def _sum_rows(
+    block: torch.Tensor, current: FusedPass, labels: torch.Tensor | None
+) -> _Found:
+    """The first kernel, and the sums over its programs."""
     from skvibe import _fused_kernels as kernels
 
     n_rows, n_classes = block.shape
-    tile, n_programs = _tiles(block, *(SCREEN if n_classes > FEW else SCREEN_FEW))
+    tile, n_programs = _tiles(block)
+    first, dense = current.first, current.dense
+    per_program = -(-n_rows // (tile["ROWS"] * n_programs)) * tile["ROWS"]
     new = functools.partial(torch.empty, device=block.device)
-    state = new(-(-n_rows // PART) * PART, dtype=torch.int8).zero_()
-    codes = new(n_rows, dtype=torch.int32)
+    state = new(0 if dense else n_rows, dtype=torch.int8)
+    codes = new(0 if current.keeping is None else n_rows, dtype=torch.int32)
     counts = new(COPIES, 2, n_classes, dtype=torch.int32).zero_()
-    values = new(n_programs, 2, dtype=torch.float64)
-    reach = new(n_programs if first else 1, n_classes, dtype=torch.float64)
-    magnitude = new(n_programs if first else 1, dtype=torch.float64)
+    values = new(n_programs, 3, dtype=torch.float64)
+    if dense:
+        values.zero_()
+    reach = new(n_programs if first else 0, n_classes, dtype=torch.float64)
+    magnitude = new(n_programs if first else 0, dtype=torch.float64)
+    chosen = new(n_programs, per_program, dtype=torch.int32)
+    n_chosen = new(n_programs, dtype=torch.int32)
+    columns = new(n_programs, n_classes, dtype=torch.float64)
+    shifts = new(chosen.shape if current.curvature else 0, dtype=torch.float32)
     _launch(
-        kernels.screen,
+        kernels.sum_rows,
         (n_programs,),
         block,
         n_rows,
-        constants,
+        *current.constants,
         state,
         codes,
         counts,
@@ -251,55 +274,41 @@ def _screen(
         values,
         reach,
         magnitude,
-        FIRST=first,
-        WORK=kernels.tl.float32 if work is torch.float32 else kernels.tl.float64,
-        **tile,
-    )
-    extremes = (reach.amax(0), magnitude.amax(0)) if first else ()
-    return _Screened(state, codes, counts.sum(0), values.sum(0), extremes)
-
-
-def _collect(state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row numbers of the ambiguous rows, in order, and how many there are."""
-    from skvibe import _fused_kernels as kernels
-
-    each = (state.view(-1, PART) == 2).sum(1, dtype=torch.int32)
-    up_to = each.cumsum(0, dtype=torch.int32)
-    chosen = torch.empty(len(state), dtype=torch.int32, device=state.device)
-    with _current(state.device):
-        kernels.collect[(len(each),)](state, up_to - each, chosen, ROWS=PART)
-    return chosen, up_to[-1:]
-
-
-def _soften(
-    block: torch.Tensor,
-    constants: torch.Tensor,
-    chosen: torch.Tensor,
-    n_chosen: torch.Tensor,
-    labels: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    from skvibe import _fused_kernels as kernels
-
-    n_rows, n_classes = block.shape
-    tile, n_programs = _tiles(block, *SOFTEN)
-    new = functools.partial(torch.empty, dtype=torch.float64, device=block.device)
-    columns, values = new(n_programs, n_classes), new(n_programs)
-    shifts = new(n_rows)
-    _launch(
-        kernels.soften,
-        (n_programs,),
-        block,
-        constants,
+        per_program,
         chosen,
         n_chosen,
         columns,
-        values,
         shifts,
-        shifts if labels is None else labels,
+        state if labels is None else labels,
+        FIRST=first,
+        DENSE=dense,
+        CODES=current.keeping is not None,
+        SHIFTS=current.curvature,
         LABELS=labels is not None,
+        WORK=getattr(kernels.tl, str(current.working).removeprefix("torch.")),
+        SCAN=min(SCAN, _power_of_two(per_program)),
         **tile,
     )
-    return columns.sum(0), values.sum(0), shifts
+    # Sums of this many integers are exact.
+    sums = [counts.sum(0, dtype=torch.float64), values.sum(0), columns.sum(0)]
+    if first:
+        sums += [reach.amax(0), magnitude.amax(0, keepdim=True)]
+    return _Found(tuple(sums), state, codes, (chosen, n_chosen, shifts))
+
+
+def _collect(
+    chosen: torch.Tensor, n_chosen: torch.Tensor, shifts: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The ambiguous rows' numbers in one list, how many they are, and their shifts."""
+    from skvibe import _fused_kernels as kernels
+
+    up_to = n_chosen.cumsum(0, dtype=torch.int32)
+    rows, row_shifts = torch.empty_like(chosen), torch.empty_like(shifts)
+    with _current(chosen.device):
+        kernels.collect[(len(n_chosen),)](
+            chosen, shifts, chosen.shape[1], n_chosen, up_to, rows, row_shifts, ROWS=256
+        )
+    return rows, up_to[-1:], row_shifts
 
 
 def _gram(
@@ -352,17 +361,24 @@ def _current(device: torch.device) -> Any:
     return torch.cuda.device(device) if on_cuda else contextlib.nullcontext()
 
 
-def _tiles(
-    block: torch.Tensor, n_numbers: int, a_warp: int, programs: int
-) -> tuple[dict[str, int], int]:
-    """Size of a tile for a kernel, and the number of programs that share the tiles."""
+def _tiles(block: torch.Tensor) -> tuple[dict[str, int], int]:
+    """How ``sum_rows`` cuts rows up, and the number of programs that share them."""
     n_rows, n_classes = block.shape
     classes = max(2, _power_of_two(n_classes))
-    rows = max(1, n_numbers // classes)
-    warps = max(1, min(16, classes * rows // a_warp))
-    n_programs = programs * _n_multiprocessors(block.device)
-    tile = {"ROWS": rows, "CLASSES": classes, "num_warps": warps}
-    return tile, max(1, min(-(-n_rows // rows), n_programs))
+    numbers, width, warps, soft = TILE if n_classes > FEW else TILE_FEW
+    width = min(max(width, classes // MOST_PARTS), classes)
+    more = max(1, min(4, classes // 1024))
+    rows = max(1, more * numbers // width)
+    tile = {
+        "ROWS": rows,
+        "WIDTH": width,
+        "CHUNKS": -(-n_classes // width),
+        "SOFT": max(1, soft // classes),
+        "CLASSES": classes,
+        "num_warps": more * warps,
+    }
+    most = PROGRAMS * _n_multiprocessors(block.device)
+    return tile, max(1, min(-(-n_rows // rows), most))
 
 
 @functools.cache

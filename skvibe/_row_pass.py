@@ -170,7 +170,7 @@ class RowPass:
         ambiguous = self.sweep._ambiguous.get(self.lam, 0.0) * self.sweep.n_rows
         left = kept.n_left()
         self.dense = self._are_few(left) or ambiguous > DENSE_SHARE * left
-        for part in kept.parts:
+        for part in kept.rest():
             found = None
             if labels is not None:
                 found = labels.new_empty(len(part.places))

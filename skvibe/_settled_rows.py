@@ -8,6 +8,7 @@ visit the other rows only. Nothing is approximated beyond what a pass disregards
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,20 +94,29 @@ class SettledRows(Settled):
     value : tensor of float64
         Sum of their largest exponents.
     parts : list of Part
-        The rows left, block by block.
+        The rows left, block by block; see ``rest``.
+    unread : callable or None
+        Copies the rows left, where that is put off until they are wanted.
     """
 
     counts: torch.Tensor
     value: torch.Tensor
     parts: list[Part] = field(default_factory=list)
+    unread: Callable[[], list[Part]] | None = None
 
     def sums_at(self, potentials: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Counts by class, and the sum of the largest exponents."""
         shift = torch.as_tensor(potentials - self.potentials).to(self.counts)
         return self.counts, self.value + self.counts @ shift
 
+    def rest(self) -> list[Part]:
+        """The rows left, block by block."""
+        if self.unread is not None:
+            self.parts, self.unread = self.unread(), None
+        return self.parts
+
     def n_left(self) -> int:
-        return sum(len(part.places) for part in self.parts)
+        return sum(len(part.places) for part in self.rest())
 
 
 def take_rows(block: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from skorch.callbacks import Callback
 
 import skvibe
 from skvibe import VIBEClassifier
-from skvibe._fused_pass import FusedPass
+from skvibe._fused_pass import FusedPass, can_fuse
 from skvibe._row_pass import RowPass
 from skvibe.transport import solve_transport
 
@@ -140,8 +140,6 @@ def test_cuda_fused_pass_never_waits(monkeypatch):
 
     def strict_add(self, block, labels=None, start=0):
         kinds.add(type(self))
-        self._start_keeping(block.device)
-        self._start(block.device)  # takes the potentials to the device
         torch.cuda.set_sync_debug_mode("error")
         try:
             add(self, block, labels, start)
@@ -153,6 +151,7 @@ def test_cuda_fused_pass_never_waits(monkeypatch):
     log_p = torch.log_softmax(4 * log_p, dim=1)
     prior = np.full(100, 0.01)
     plain = solve_transport(log_p.cpu(), prior)
+    assert can_fuse(log_p)  # tried before waiting is forbidden
     monkeypatch.setattr(RowPass, "add", strict_add)
     fused = solve_transport(log_p, prior)
     assert kinds == {FusedPass}
