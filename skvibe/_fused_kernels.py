@@ -1,10 +1,9 @@
-"""One pass over the rows of a transport problem on an NVIDIA GPU, in one to three kernels.
+"""One pass over the rows of a transport problem on an NVIDIA GPU, in few kernels.
 
-``sum_rows`` reads the matrix once. It tells rows apart, counts those that are clear,
-and then sums the others in double precision; while one program does that, others are
-still reading, so that it takes no time of its own. ``collect`` and ``gram`` add the
-outer products for the curvature. Plain operations would read or write an array of the
-matrix' size nine times.
+``sum_rows`` reads the matrix once: it tells rows apart, counts those that are clear,
+and sums the others in double precision. ``collect`` and ``gram`` add the outer products
+of these for the curvature, ``reaches`` looks at the matrix once more in a first pass.
+Plain operations would read or write an array of its size nine times.
 
 Sums of floating-point numbers are left behind by every program and added up afterwards,
 always in the same order, so that the same input gives the same result bit for bit.
@@ -27,12 +26,6 @@ LOWEST = tl.constexpr(-62.0)
 
 
 @triton.jit
-def own_rows(program, n_programs, t, ROWS: tl.constexpr):
-    """Numbers of a program's rows: its tiles are n_programs apart."""
-    return (program + (t // ROWS) * n_programs) * ROWS + t % ROWS
-
-
-@triton.jit
 def sum_rows(
     rows,
     row_steps,
@@ -43,27 +36,25 @@ def sum_rows(
     potentials,
     state,
     codes,
+    tops,
     counts,
-    n_copies,
-    values,
-    reach,
-    magnitude,
+    sums,
     capacity,
     chosen,
-    n_chosen,
-    columns,
     shifts,
     labels,
-    FIRST: tl.constexpr,
-    DENSE: tl.constexpr,
+    TOPS: tl.constexpr,
     CODES: tl.constexpr,
-    SHIFTS: tl.constexpr,
     LABELS: tl.constexpr,
+    SHIFTS: tl.constexpr,
+    DENSE: tl.constexpr,
+    COPIES: tl.constexpr,
     WORK: tl.constexpr,
     STEP: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
-    CHUNKS: tl.constexpr,
+    PARTS: tl.constexpr,
+    TURNS: tl.constexpr,
     SCAN: tl.constexpr,
     SOFT: tl.constexpr,
     CLASSES: tl.constexpr,
@@ -71,30 +62,27 @@ def sum_rows(
     """The sums of all rows; rows are told apart by how far the best class is ahead.
 
     Leaves for every row its state (0 settled, 1 clear, 2 ambiguous) and, where asked
-    for, its best class (of an ambiguous one only in ``labels``), in ``counts`` the
-    settled and the clear rows by class, and for every program the sums of the largest
-    exponents of either, the ambiguous rows' numbers, their sums by class and of the
-    logarithms of their masses, and, if FIRST, the reach of every class and the largest
-    magnitude. SHIFTS adds, for every ambiguous row, what ``gram`` adds to its exponents.
+    for, its best class and largest exponent (``codes``, ``tops``; the class in
+    ``labels`` is the best in double precision), in ``counts`` the settled and the clear
+    rows by class, and for every program: in ``sums`` those of the largest exponents of
+    settled and of clear rows, of the logarithms of the others' masses (in powers of
+    two), and of the others by class; in ``chosen`` how many these are, and which; in
+    ``shifts`` what ``gram`` adds to their exponents.
 
     Classes are read WIDTH at a time, one after the other by the same threads, which
-    keep the two best each has seen: what is left for them to do together is little.
+    keep the two best each has seen: little is left for them to do together.
     """
     program, n_programs = tl.program_id(0), tl.num_programs(0)
     n_classes = class_steps * STEP
-    w = tl.arange(0, WIDTH)
+    sums += program * (n_classes + 3)
     if not DENSE:
         lam = tl.load(constants).to(WORK)
         width, wide = tl.load(constants + 1).to(WORK), tl.load(constants + 2).to(WORK)
         # Integers may be added in any order; copies keep programs out of each other's
         # way.
-        counts += (program % n_copies) * 2 * n_classes
+        counts += (program % COPIES) * 2 * n_classes
         settled_value = tl.zeros([ROWS], tl.float64)
         clear_value = tl.zeros([ROWS], tl.float64)
-        if FIRST:
-            part = tl.arange(0, CLASSES // WIDTH)[:, None]
-            highest = tl.full([CLASSES // WIDTH, WIDTH], float("-inf"), WORK)
-            largest = tl.zeros([ROWS], WORK)
         for tile in range(program, tl.cdiv(n_rows, ROWS), n_programs):
             i = tile * ROWS + tl.arange(0, ROWS)
             is_row = i < n_rows
@@ -102,20 +90,18 @@ def sum_rows(
             top_each = tl.full([ROWS, WIDTH], float("-inf"), WORK)
             next_each = tl.full([ROWS, WIDTH], float("-inf"), WORK)
             best_each = tl.zeros([ROWS, WIDTH], tl.int32)
-            if FIRST:
-                is_bad = tl.zeros([ROWS, WIDTH], tl.int32)
-            for c in tl.static_range(CHUNKS):
-                k = c * WIDTH + w
-                where = first + k[None, :] * class_stride
-                is_entry = is_row[:, None] & (k < n_classes)[None, :]
-                p = tl.load(rows + where, mask=is_entry, other=0.0).to(WORK)
-                s = p * lam + tl.load(potentials + k)[None, :]
-                next_each = tl.maximum(next_each, tl.minimum(top_each, s))
-                best_each = tl.where(s > top_each, c, best_each)
-                top_each = tl.maximum(top_each, s)
-                if FIRST:
-                    is_bad |= (s != s).to(tl.int32)
-            best_each = best_each * WIDTH + w[None, :]
+            for turn in range(0, TURNS):
+                for part in tl.static_range(PARTS):
+                    k = (turn * PARTS + part) * WIDTH + tl.arange(0, WIDTH)
+                    is_entry = is_row[:, None] & (k < n_classes)[None, :]
+                    where = first + k[None, :] * class_stride
+                    p = tl.load(rows + where, mask=is_entry, other=0.0).to(WORK)
+                    s = p * lam + tl.load(potentials + k)[None, :]
+                    if TOPS:  # NaN would get lost: it counts as infinite
+                        s = tl.where(s == s, s, float("inf"))
+                    next_each = tl.maximum(next_each, tl.minimum(top_each, s))
+                    best_each = tl.where(s > top_each, k[None, :], best_each)
+                    top_each = tl.maximum(top_each, s)
             top = tl.max(top_each, axis=1)
             is_top = top_each == top[:, None]
             best = tl.min(tl.where(is_top, best_each, CLASSES), axis=1)
@@ -129,93 +115,113 @@ def sum_rows(
             is_counted = is_settled | is_clear
             tl.atomic_add(counts + found * n_classes + best, 1, mask=is_counted)
             tl.store(state + i, found.to(tl.int8), mask=is_row)
+            if TOPS:
+                tl.store(tops + i, top, mask=is_row)
             if CODES:
                 tl.store(codes + i, best, mask=is_row)
             if LABELS:
                 tl.store(labels + i, best.to(tl.int64), mask=is_row)
-            if FIRST:
-                # NaN would get lost: it counts as infinite.
-                is_nan = tl.max(is_bad, axis=1) > 0
-                size = tl.where(is_nan, float("inf"), tl.abs(top))
-                largest = tl.maximum(largest, tl.where(is_row, size, 0.0))
-                for c in tl.static_range(CHUNKS):
-                    k = c * WIDTH + w
-                    where = first + k[None, :] * class_stride
-                    is_entry = is_row[:, None] & (k < n_classes)[None, :]
-                    p = tl.load(rows + where, mask=is_entry, other=0.0).to(WORK)
-                    s = p * lam + tl.load(potentials + k)[None, :] - top[:, None]
-                    s = tl.max(tl.where(is_entry, s, float("-inf")), axis=0)
-                    highest = tl.where(
-                        part == c, tl.maximum(highest, s[None, :]), highest
-                    )
-        tl.store(values + program * 3, tl.sum(settled_value, axis=0))
-        tl.store(values + program * 3 + 1, tl.sum(clear_value, axis=0))
-        if FIRST:
-            classes = part * WIDTH + w[None, :]
-            place = reach + program * n_classes + classes
-            tl.store(place, highest.to(tl.float64), mask=classes < n_classes)
-            tl.store(magnitude + program, tl.max(largest, axis=0).to(tl.float64))
-        tl.debug_barrier()  # the state of rows is read by other threads now
+        tl.store(sums, tl.sum(settled_value, axis=0))
+        tl.store(sums + 1, tl.sum(clear_value, axis=0))
+        tl.debug_barrier()  # the states of rows are read by other threads now
 
-    # List the ambiguous rows.
-    chosen += program.to(tl.int64) * capacity
+    # List the ambiguous rows: a program's tiles are n_programs apart.
+    chosen += program.to(tl.int64) * (capacity + 1)
     n = 0
     for begin in range(0, capacity, SCAN):
-        i = own_rows(program, n_programs, begin + tl.arange(0, SCAN), ROWS)
-        is_soft = (i < n_rows) & (begin + tl.arange(0, SCAN) < capacity)
+        t = begin + tl.arange(0, SCAN)
+        i = (program + (t // ROWS) * n_programs) * ROWS + t % ROWS
+        is_soft = (i < n_rows) & (t < capacity)
         if not DENSE:
             is_soft = is_soft & (tl.load(state + i, mask=is_soft, other=0) == 2)
-        number = n + tl.cumsum(is_soft.to(tl.int32), axis=0) - 1
+        number = n + tl.cumsum(is_soft.to(tl.int32), axis=0)
         tl.store(chosen + number, i, mask=is_soft)
         n += tl.sum(is_soft.to(tl.int32), axis=0)
-    tl.store(n_chosen + program, n)
+    tl.store(chosen, n)
     tl.debug_barrier()
 
     # Sum them.
     shifts += program.to(tl.int64) * capacity
-    k = tl.arange(0, CLASSES)
-    is_class = k < n_classes
+    classes = tl.arange(0, CLASSES)
+    is_class = classes < n_classes
     lam_2 = tl.load(constants + 3)
-    g_2 = tl.load(constants + POTENTIALS + k, mask=is_class, other=0.0)
+    g_2 = tl.load(constants + POTENTIALS + classes, mask=is_class, other=0.0)
     total = tl.zeros([SOFT, CLASSES], tl.float64)
     value = tl.zeros([SOFT], tl.float64)
     for begin in range(0, n, SOFT):
         at = begin + tl.arange(0, SOFT)
-        is_row = at < n
-        i = tl.load(chosen + at, mask=is_row, other=0).to(tl.int64)
-        is_entry = is_row[:, None] & is_class[None, :]
-        where = i[:, None] * (row_steps * STEP) + k[None, :] * class_stride
-        p = tl.load(rows + where, mask=is_entry, other=0.0).to(tl.float64)
-        s = tl.where(is_entry, p * lam_2 + g_2[None, :], float("-inf"))
-        top = tl.where(is_row, tl.max(s, axis=1), 0.0)
-        q = tl.exp2(tl.maximum(s - top[:, None], LOWEST))
-        q = tl.where(is_entry, q, 0.0)
-        mass = tl.where(is_row, tl.sum(q, axis=1), 1.0)
+        is_there = at < n
+        row = tl.load(chosen + 1 + at, mask=is_there, other=0).to(tl.int64)
+        has_entry = is_there[:, None] & is_class[None, :]
+        place = row[:, None] * (row_steps * STEP) + classes[None, :] * class_stride
+        x = tl.load(rows + place, mask=has_entry, other=0.0).to(tl.float64)
+        x = tl.where(has_entry, x * lam_2 + g_2[None, :], float("-inf"))
+        largest = tl.where(is_there, tl.max(x, axis=1), 0.0)
+        q = tl.exp2(tl.maximum(x - largest[:, None], LOWEST))
+        q = tl.where(has_entry, q, 0.0)
+        mass = tl.where(is_there, tl.sum(q, axis=1), 1.0)
         total += q * (1.0 / mass)[:, None]
-        shift = top + tl.log2(mass)
+        shift = largest + tl.log2(mass)
         value += shift
         if SHIFTS:
-            tl.store(shifts + at, -shift.to(tl.float32), mask=is_row)
+            tl.store(shifts + at, -shift.to(tl.float32), mask=is_there)
         if LABELS:
-            best = tl.min(tl.where(s == top[:, None], k[None, :], CLASSES), axis=1)
-            tl.store(labels + i, best.to(tl.int64), mask=is_row)
-    tl.store(columns + program * n_classes + k, tl.sum(total, axis=0), mask=is_class)
-    tl.store(values + program * 3 + 2, tl.sum(value, axis=0))
+            own = tl.where(x == largest[:, None], classes[None, :], CLASSES)
+            tl.store(labels + row, tl.min(own, axis=1).to(tl.int64), mask=is_there)
+    tl.store(sums + 2, tl.sum(value, axis=0))
+    tl.store(sums + 3 + classes, tl.sum(total, axis=0), mask=is_class)
 
 
 @triton.jit
-def collect(
-    chosen, shifts, capacity, n_chosen, up_to, rows, row_shifts, ROWS: tl.constexpr
+def reaches(
+    rows,
+    row_steps,
+    class_stride,
+    class_steps,
+    n_rows,
+    constants,
+    potentials,
+    tops,
+    reach,
+    WORK: tl.constexpr,
+    STEP: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
+    """Of every class the largest exponent, less the largest of the same row.
+
+    Axis 0 of the grid runs over parts of the classes, axis 1 over parts of the rows.
+    """
+    program, n_programs = tl.program_id(1), tl.num_programs(1)
+    n_classes = class_steps * STEP
+    k = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+    lam = tl.load(constants).to(WORK)
+    g = tl.load(potentials + k)
+    highest = tl.full([ROWS, WIDTH], float("-inf"), WORK)
+    for tile in range(program, tl.cdiv(n_rows, ROWS), n_programs):
+        i = tile * ROWS + tl.arange(0, ROWS)
+        first = (i.to(tl.int64) * (row_steps * STEP))[:, None]
+        is_entry = (i < n_rows)[:, None] & (k < n_classes)[None, :]
+        where = first + k[None, :] * class_stride
+        p = tl.load(rows + where, mask=is_entry, other=float("-inf")).to(WORK)
+        top = tl.load(tops + i, mask=i < n_rows, other=0.0)
+        highest = tl.maximum(highest, p * lam + g[None, :] - top[:, None])
+    at = reach + program * n_classes + k
+    tl.store(at, tl.max(highest, axis=0).to(tl.float64), mask=k < n_classes)
+
+
+@triton.jit
+def collect(chosen, shifts, capacity, up_to, rows, row_shifts, ROWS: tl.constexpr):
     """Put the programs' lists one behind the other; ``up_to`` says where each ends."""
     program = tl.program_id(0)
-    first = program.to(tl.int64) * capacity
-    n = tl.load(n_chosen + program)
+    chosen += program.to(tl.int64) * (capacity + 1)
+    shifts += program.to(tl.int64) * capacity
+    n = tl.load(chosen)
     start = tl.load(up_to + program) - n
     for begin in range(0, n, ROWS):
         at = begin + tl.arange(0, ROWS)
-        i = tl.load(chosen + first + at, mask=at < n)
-        shift = tl.load(shifts + first + at, mask=at < n)
+        i = tl.load(chosen + 1 + at, mask=at < n)
+        shift = tl.load(shifts + at, mask=at < n)
         tl.store(rows + start + at, i, mask=at < n)
         tl.store(row_shifts + start + at, shift, mask=at < n)
 

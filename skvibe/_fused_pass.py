@@ -21,18 +21,21 @@ from skvibe._settled_rows import MOST_KEPT, Part, SettledRows, take_rows
 # are passed over in a fraction of a millisecond anyway.
 FUSED_FROM = 1 << 24
 MOST_CLASSES = 1 << 14
-# Numbers that are read together, classes of a row that are, warps, and numbers of
-# ambiguous rows: the fastest of those tried on an H200, with many classes and with few.
-TILE = (1 << 10, 128, 4, 1 << 10)
-TILE_FEW = (1 << 9, 32, 4, 1 << 9)
-FEW = 256
-# A kernel is written out for every part of a row: no more than so many.
-MOST_PARTS = 8
+# Numbers that are read together, classes of a row that are, how often in a row that is
+# written out, warps, and numbers of ambiguous rows: the fastest of those tried on an
+# H200, from so many classes on.
+TILES = {
+    0: (1 << 11, 16, 4, 4, 1 << 9),
+    64: (1 << 10, 32, 4, 4, 1 << 9),
+    256: (1 << 10, 128, 4, 4, 1 << 10),
+}
 # Programs a multiprocessor, copies of the counts that they add to, and rows that are
 # listed together.
 PROGRAMS = 32
 COPIES = 64
 SCAN = 1 << 10
+# Numbers of a tile of ``reaches``, and classes.
+REACH = (1 << 11, 128)
 # Classes of a tile of the curvature, rows added to it at a time, and programs.
 GRAM_CLASSES = 128
 GRAM_ROWS = 16
@@ -88,12 +91,13 @@ def _agrees_with_plain_pass(device: torch.device) -> bool:
 
 
 class _Found(NamedTuple):
-    """What ``sum_rows`` leaves behind of a block."""
+    """What the kernels leave behind of a block."""
 
     sums: tuple[torch.Tensor, ...]  # see ``FusedPass._add_piece``
     state: torch.Tensor
     codes: torch.Tensor
-    lists: tuple[torch.Tensor, ...]  # of ambiguous rows, a program each; see ``_collect``
+    chosen: torch.Tensor
+    shifts: torch.Tensor
 
 
 class FusedPass(RowPass):
@@ -106,15 +110,13 @@ class FusedPass(RowPass):
 
     def _start(self, device: torch.device) -> None:
         # Summed on the host: every operation there would cost as much as a kernel.
-        n = self.n_classes
-        self.flat = torch.zeros(5 + 3 * n, dtype=torch.float64)
-        self.sums = named_sums(self.flat, n)
-        self.sums["reach"].fill_(-torch.inf)
+        self.sums = named_sums(np.zeros(5 + 3 * self.n_classes), self.n_classes)
+        self.sums["reach"].fill(-np.inf)
         self.entries, self.outer = [], None
         self.constants: tuple[torch.Tensor, torch.Tensor] | None = None
         self.pieces: list[tuple[torch.Tensor, ...]] = []
         self.screened: list[tuple] = []  # what was found of a block, its first row
-        self.n_rows = self.n_settled = 0
+        self.n_rows, self.n_clear = 0, 0.0
 
     def _start_keeping(self, device: torch.device) -> None:
         super()._start_keeping(torch.device("cpu"))
@@ -126,7 +128,8 @@ class FusedPass(RowPass):
         self, block: torch.Tensor, labels: torch.Tensor | None, start: int
     ) -> bool:
         """Sum all rows; ``finish`` puts the settled ones aside if they are many."""
-        self.screened.append((self._sum(block, labels), start))
+        found = self._sum(block, labels)
+        self.screened.append((found.state, found.codes, start))
         return True
 
     def _screened(self, block: torch.Tensor, labels: torch.Tensor | None) -> None:
@@ -145,24 +148,30 @@ class FusedPass(RowPass):
             self.constants = self._constants(block.device)
         found = _sum_rows(block, self, labels)
         if self.curvature:
-            outer = _gram(block, self.constants[0], *_collect(*found.lists))
+            listed = _collect(found.chosen, found.shifts)
+            outer = _gram(block, self.constants[0], *listed)
             self.outer = outer if self.outer is None else self.outer + outer
         self.pieces.append(found.sums)
         self.n_rows += len(block)
         return found
 
     def _constants(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """What kernels read, and the potentials again in the type they work in."""
-        wide = float("inf") if self.keeping is None else self.wide
-        head = [self.lam, self.width, wide, self.lam / NATS]
-        g = torch.from_numpy(self.potentials)
-        # A row of tiles reaches beyond the last class.
-        padded = g.new_full((2 * _power_of_two(self.n_classes),), -torch.inf)
-        padded[: len(g)] = g
-        own = torch.cat([torch.tensor(head, dtype=torch.float64), g / NATS])
-        both = torch.cat([own, padded.to(self.working).view(torch.float64)])
-        there = both.to(device, non_blocking=True)
-        return there[: len(own)], there[len(own) :].view(self.working)
+        """What kernels read, and the potentials in the type they work in."""
+        n, g = self.n_classes, self.potentials
+        # As many as a tile has classes, behind which the others are aligned as well.
+        size = max(4, _power_of_two(n))
+        n_doubles = size // (2 if self.working is torch.float32 else 1)
+        host = np.empty(n_doubles + 4 + n)
+        own = host[:n_doubles].view(str(self.working).removeprefix("torch."))
+        own[:n], own[n:] = g, -np.inf
+        wide = np.inf if self.keeping is None else self.wide
+        host[n_doubles : n_doubles + 4] = self.lam, self.width, wide, self.lam / NATS
+        host[n_doubles + 4 :] = g / NATS
+        there = torch.from_numpy(host).to(device, non_blocking=True)
+        return there[n_doubles:], there[:n_doubles].view(self.working)
+
+    def _count(self, counts: Any, n_rows: Any, value: Any) -> None:
+        super()._count(np.asarray(counts), float(n_rows), float(value))
 
     def _curvature(self) -> torch.Tensor:
         if self.outer is None:  # no row is left
@@ -174,56 +183,46 @@ class FusedPass(RowPass):
         return self.n_classes >= SOLVE_THERE_FROM and self.outer.device.type == "cuda"
 
     def _to_host(self, curvature: Any) -> dict[str, Any]:
-        n = self.n_classes
         parts = [part for piece in self.pieces for part in piece]
-        stays = curvature is None or self._solves_there()
-        if curvature is not None and not stays:
-            parts.append(curvature)
-        host = np.empty(0)
-        if parts:
-            host = torch.cat([part.flatten() for part in parts]).cpu().numpy()
-        if not stays:
-            host, curvature = host[: -n * n], host[-n * n :].reshape(n, n)
-        self.sums = named_sums(self.flat.numpy(), n)
-        n_soft = float(self.n_rows)
-        if self.pieces:
-            for piece in np.split(host, len(self.pieces)):
-                n_soft -= self._add_piece(*np.split(piece, np.cumsum([2 * n, 3, n, n])))
+        if curvature is not None and not self._solves_there():
+            parts.append(curvature.flatten())
+        host = torch.cat(parts).cpu().numpy() if parts else np.empty(0)
+        n_numbers = sum(len(part) for part in self.pieces[0]) if self.pieces else 0
+        for i in range(len(self.pieces)):
+            self._add_piece(host[i * n_numbers : (i + 1) * n_numbers])
+        if curvature is not None and not self._solves_there():
+            there = len(self.pieces) * n_numbers
+            curvature = host[there:].reshape(curvature.shape)
+        n_soft = self.n_rows - self.n_clear
         self.sums["ambiguous"] += n_soft
         self.sums["rows"] += n_soft
         return self.sums | {"curvature": curvature}
 
-    def _add_piece(
-        self,
-        counts: np.ndarray,
-        values: np.ndarray,
-        columns: np.ndarray,
-        reach: np.ndarray,
-        magnitude: np.ndarray,
-    ) -> float:
-        """Add what was found of a block; returns how many of its rows were clear."""
-        sums: dict[str, Any] = self.sums
-        settled, clear = counts.reshape(2, -1)
-        self.n_settled += int(settled.sum())
+    def _add_piece(self, piece: np.ndarray) -> None:
+        """Add what was found of a block: see ``_Found``."""
+        n, sums = self.n_classes, self.sums
+        settled, counts = piece[:n], piece[:n] + piece[n : 2 * n]
+        settled_value, clear_value, soft_value = piece[2 * n : 2 * n + 3]
+        n_clear = counts.sum()
+        self.n_clear += n_clear
+        self._count(counts, n_clear, settled_value + clear_value)
+        sums["value"] += NATS * soft_value
+        sums["columns"] += piece[2 * n + 3 : 3 * n + 3]
         if self.keeping is not None:
             self.keeping.counts += torch.from_numpy(settled)
-            self.keeping.value += values[0]
-        counts = settled + clear
-        self._count(counts, counts.sum(), values[0] + values[1])
-        sums["columns"] += columns
-        sums["value"] += NATS * values[2]
+            self.keeping.value += settled_value
         if self.first:
-            np.maximum(sums["reach"], reach, out=sums["reach"])
-            np.maximum(sums["magnitude"], magnitude, out=sums["magnitude"])
-        return float(counts.sum())
+            extremes = piece[3 * n + 3 :]
+            np.maximum(sums["magnitude"], extremes[0], out=sums["magnitude"])
+            np.maximum(sums["reach"], extremes[1:], out=sums["reach"])
 
     def _kept(self, keeping: SettledRows) -> SettledRows | None:
         """Put the settled rows aside, if the others are few."""
-        if self.n_rows - self.n_settled > MOST_KEPT * self.n_rows:
+        n_left = self.n_rows - float(keeping.counts.sum())
+        if n_left > MOST_KEPT * self.n_rows:
             self.sweep.shorten_radius()
             return None
-        found = [(one.state, one.codes, start) for one, start in self.screened]
-        keeping.unread = functools.partial(_others, self.sweep.blocks, found)
+        keeping.unread = functools.partial(_others, self.sweep.blocks, self.screened)
         return keeping
 
 
@@ -241,26 +240,24 @@ def _others(blocks: Any, found: list[tuple]) -> list[Part]:
 def _sum_rows(
     block: torch.Tensor, current: FusedPass, labels: torch.Tensor | None
 ) -> _Found:
-    """The first kernel, and the sums over its programs."""
+    """The kernels that read a block, and the sums over their programs."""
     from skvibe import _fused_kernels as kernels
 
     n_rows, n_classes = block.shape
-    tile, n_programs = _tiles(block)
-    first, dense = current.first, current.dense
-    per_program = -(-n_rows // (tile["ROWS"] * n_programs)) * tile["ROWS"]
+    tile, n_programs = _tiles(n_rows, n_classes, block.device)
+    capacity = -(-n_rows // (tile["ROWS"] * n_programs)) * tile["ROWS"]
+    keeps, first = current.keeping is not None, current.first
     new = functools.partial(torch.empty, device=block.device)
-    state = new(0 if dense else n_rows, dtype=torch.int8)
-    codes = new(0 if current.keeping is None else n_rows, dtype=torch.int32)
-    counts = new(COPIES, 2, n_classes, dtype=torch.int32).zero_()
-    values = new(n_programs, 3, dtype=torch.float64)
-    if dense:
-        values.zero_()
-    reach = new(n_programs if first else 0, n_classes, dtype=torch.float64)
-    magnitude = new(n_programs if first else 0, dtype=torch.float64)
-    chosen = new(n_programs, per_program, dtype=torch.int32)
-    n_chosen = new(n_programs, dtype=torch.int32)
-    columns = new(n_programs, n_classes, dtype=torch.float64)
-    shifts = new(chosen.shape if current.curvature else 0, dtype=torch.float32)
+    state = new(n_rows, dtype=torch.int8)
+    codes = new(n_rows if keeps else 0, dtype=torch.int32)
+    tops = new(n_rows if first else 0, dtype=current.working)
+    counts = new(COPIES, 2 * n_classes, dtype=torch.int32).zero_()
+    sums = new(n_programs, 3 + n_classes, dtype=torch.float64)
+    if current.dense:
+        sums.zero_()
+    chosen = new(n_programs, 1 + capacity, dtype=torch.int32)
+    shifts = new(n_programs, capacity if current.curvature else 0, dtype=torch.float32)
+    work = {"WORK": getattr(kernels.tl, str(current.working).removeprefix("torch."))}
     _launch(
         kernels.sum_rows,
         (n_programs,),
@@ -269,44 +266,73 @@ def _sum_rows(
         *current.constants,
         state,
         codes,
+        tops,
         counts,
-        COPIES,
-        values,
-        reach,
-        magnitude,
-        per_program,
+        sums,
+        capacity,
         chosen,
-        n_chosen,
-        columns,
         shifts,
         state if labels is None else labels,
-        FIRST=first,
-        DENSE=dense,
-        CODES=current.keeping is not None,
-        SHIFTS=current.curvature,
+        TOPS=first,
+        CODES=keeps,
         LABELS=labels is not None,
-        WORK=getattr(kernels.tl, str(current.working).removeprefix("torch.")),
-        SCAN=min(SCAN, _power_of_two(per_program)),
+        SHIFTS=current.curvature,
+        DENSE=current.dense,
+        COPIES=COPIES,
+        SCAN=min(SCAN, _power_of_two(capacity)),
+        **work,
         **tile,
     )
     # Sums of this many integers are exact.
-    sums = [counts.sum(0, dtype=torch.float64), values.sum(0), columns.sum(0)]
+    found = [counts.sum(0, dtype=torch.float64), sums.sum(0)]
     if first:
-        sums += [reach.amax(0), magnitude.amax(0, keepdim=True)]
-    return _Found(tuple(sums), state, codes, (chosen, n_chosen, shifts))
+        found += [tops.abs().amax(0, keepdim=True).double()]
+        found += [_reaches(block, current.constants, tops, work)]
+    return _Found(tuple(found), state, codes, chosen, shifts)
+
+
+def _reaches(
+    block: torch.Tensor,
+    constants: tuple[torch.Tensor, torch.Tensor],
+    tops: torch.Tensor,
+    work: dict[str, Any],
+) -> torch.Tensor:
+    from skvibe import _fused_kernels as kernels
+
+    n_rows, n_classes = block.shape
+    width = min(REACH[1], max(2, _power_of_two(n_classes)))
+    rows = REACH[0] // width
+    across = -(-n_classes // width)
+    most = -(-PROGRAMS * _n_multiprocessors(block.device) // across)
+    n_parts = min(-(-n_rows // rows), most)
+    reach = torch.empty(n_parts, n_classes, dtype=torch.float64, device=block.device)
+    _launch(
+        kernels.reaches,
+        (across, n_parts),
+        block,
+        n_rows,
+        *constants,
+        tops,
+        reach,
+        ROWS=rows,
+        WIDTH=width,
+        **work,
+    )
+    return reach.amax(0)
 
 
 def _collect(
-    chosen: torch.Tensor, n_chosen: torch.Tensor, shifts: torch.Tensor
+    chosen: torch.Tensor, shifts: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The ambiguous rows' numbers in one list, how many they are, and their shifts."""
     from skvibe import _fused_kernels as kernels
 
-    up_to = n_chosen.cumsum(0, dtype=torch.int32)
+    n_programs, capacity = shifts.shape
+    up_to = chosen[:, 0].cumsum(0, dtype=torch.int32)
     rows, row_shifts = torch.empty_like(chosen), torch.empty_like(shifts)
     with _current(chosen.device):
-        kernels.collect[(len(n_chosen),)](
-            chosen, shifts, chosen.shape[1], n_chosen, up_to, rows, row_shifts, ROWS=256
+        kernels.collect[(n_programs,)](
+            chosen, shifts, capacity, up_to, rows, row_shifts, ROWS=256
         )
     return rows, up_to[-1:], row_shifts
 
@@ -361,23 +387,29 @@ def _current(device: torch.device) -> Any:
     return torch.cuda.device(device) if on_cuda else contextlib.nullcontext()
 
 
-def _tiles(block: torch.Tensor) -> tuple[dict[str, int], int]:
+@functools.lru_cache(maxsize=64)
+def _tiles(
+    n_rows: int, n_classes: int, device: torch.device
+) -> tuple[dict[str, int], int]:
     """How ``sum_rows`` cuts rows up, and the number of programs that share them."""
-    n_rows, n_classes = block.shape
     classes = max(2, _power_of_two(n_classes))
-    numbers, width, warps, soft = TILE if n_classes > FEW else TILE_FEW
-    width = min(max(width, classes // MOST_PARTS), classes)
+    fits = max(least for least in TILES if least <= n_classes)
+    numbers, width, parts, warps, soft = TILES[fits]
+    width = min(width, classes)
+    parts = min(parts, classes // width)
+    rows = numbers // width
+    # Rows so long that a few warps would not hold one.
     more = max(1, min(4, classes // 1024))
-    rows = max(1, more * numbers // width)
     tile = {
         "ROWS": rows,
         "WIDTH": width,
-        "CHUNKS": -(-n_classes // width),
+        "PARTS": parts,
+        "TURNS": -(-n_classes // (parts * width)),
         "SOFT": max(1, soft // classes),
         "CLASSES": classes,
         "num_warps": more * warps,
     }
-    most = PROGRAMS * _n_multiprocessors(block.device)
+    most = PROGRAMS * _n_multiprocessors(device)
     return tile, max(1, min(-(-n_rows // rows), most))
 
 

@@ -1,0 +1,93 @@
+"""The kernels for GPUs compile, also where there is none to run them on."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+triton = pytest.importorskip("triton", "3.7")
+
+# In a process of its own: in this one the kernels may be interpreted.
+SCRIPT = """
+import numpy as np
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from skvibe import _fused_kernels, _fused_pass
+from skvibe._fused_pass import FusedPass
+from skvibe._row_sweep import RowSweep
+
+KINDS = {
+    torch.float32: "fp32", torch.float64: "fp64", torch.float16: "fp16",
+    torch.int8: "i8", torch.int32: "i32", torch.int64: "i64",
+}
+compiled = set()
+
+
+class Compiled:
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def __getitem__(self, grid):
+        return self.compile
+
+    def compile(self, *args, num_warps=4, **constants):
+        names = self.kernel.arg_names
+        signature = dict.fromkeys(names, "constexpr")
+        for name, value in zip(names, args, strict=False):
+            if isinstance(value, torch.Tensor):
+                signature[name] = "*" + KINDS[value.dtype]
+            elif value == 1:  # as Triton does
+                constants[name] = 1
+            else:
+                signature[name] = "i32"
+        key = (self.kernel.__name__, str(signature), str(constants), num_warps)
+        if key in compiled:
+            return
+        compiled.add(key)
+        source = ASTSource(self.kernel, signature, constexprs=constants)
+        triton.compile(
+            source, target=GPUTarget("cuda", 90, 32), options={"num_warps": num_warps}
+        )
+
+
+for name in ("sum_rows", "reaches", "collect", "gram"):
+    setattr(_fused_kernels, name, Compiled(getattr(_fused_kernels, name)))
+for log_p in (
+    torch.zeros(300, 10),
+    torch.zeros(10, 300).T,
+    torch.zeros(70, 100, dtype=torch.float16),
+    torch.zeros(40, 1000),
+    torch.zeros(20, 5000),
+):
+    for working in (torch.float32, torch.float64):
+        sweep = RowSweep(lambda: [log_p], n_rows=len(log_p), lam=1.0)
+        g = np.zeros(log_p.shape[1])
+        for first, dense, curvature, final in (
+            (True, False, True, False), (False, False, True, False),
+            (False, True, True, False), (False, False, False, True),
+        ):
+            sweep._seen = not first
+            sweep._ambiguous = {1.0: float(dense)}
+            current = FusedPass(sweep, g, 1.0, curvature, final)
+            current.working = working
+            labels = torch.zeros(len(log_p), dtype=torch.int64) if final else None
+            current.add(log_p, labels)
+print(len(compiled), "kernels")
+"""
+
+
+def test_kernels_compile_without_a_gpu():
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert int(result.stdout.split()[0]) >= 40
