@@ -1,8 +1,8 @@
 """One pass over the rows of a transport problem on an NVIDIA GPU, in few kernels.
 
-``sum_rows`` reads the matrix once: it tells rows apart, counts those that are clear,
-and sums the others in double precision. ``collect`` and ``gram`` add the outer products
-of these for the curvature, ``reaches`` looks at the matrix once more in a first pass.
+``screen`` reads the matrix once, tells rows apart and counts those that are clear;
+``soften`` sums the others in double precision, ``collect`` and ``gram`` their outer
+products for the curvature. ``reaches`` looks at the matrix once more in a first pass.
 Plain operations would read or write an array of its size nine times.
 
 Sums of floating-point numbers are left behind by every program and added up afterwards,
@@ -26,7 +26,7 @@ LOWEST = tl.constexpr(-62.0)
 
 
 @triton.jit
-def sum_rows(
+def screen(
     rows,
     row_steps,
     class_stride,
@@ -37,17 +37,12 @@ def sum_rows(
     state,
     codes,
     tops,
-    counts,
-    sums,
-    capacity,
-    chosen,
-    shifts,
     labels,
+    counts,
+    values,
     TOPS: tl.constexpr,
     CODES: tl.constexpr,
     LABELS: tl.constexpr,
-    SHIFTS: tl.constexpr,
-    DENSE: tl.constexpr,
     COPIES: tl.constexpr,
     WORK: tl.constexpr,
     STEP: tl.constexpr,
@@ -55,82 +50,106 @@ def sum_rows(
     WIDTH: tl.constexpr,
     PARTS: tl.constexpr,
     TURNS: tl.constexpr,
-    SCAN: tl.constexpr,
-    SOFT: tl.constexpr,
-    CLASSES: tl.constexpr,
 ):
-    """The sums of all rows; rows are told apart by how far the best class is ahead.
+    """Tell rows apart by how far the best class is ahead of the second.
 
     Leaves for every row its state (0 settled, 1 clear, 2 ambiguous) and, where asked
-    for, its best class and largest exponent (``codes``, ``tops``; the class in
-    ``labels`` is the best in double precision), in ``counts`` the settled and the clear
-    rows by class, and for every program: in ``sums`` those of the largest exponents of
-    settled and of clear rows, of the logarithms of the others' masses (in powers of
-    two), and of the others by class; in ``chosen`` how many these are, and which; in
-    ``shifts`` what ``gram`` adds to their exponents.
+    for, its best class (``codes``, ``labels``) and largest exponent (``tops``), in
+    ``counts`` the settled and the clear rows by class, and in ``values`` for every
+    program the sums of the largest exponents of either.
 
     Classes are read WIDTH at a time, one after the other by the same threads, which
     keep the two best each has seen: little is left for them to do together.
     """
     program, n_programs = tl.program_id(0), tl.num_programs(0)
     n_classes = class_steps * STEP
-    sums += program * (n_classes + 3)
-    if not DENSE:
-        lam = tl.load(constants).to(WORK)
-        width, wide = tl.load(constants + 1).to(WORK), tl.load(constants + 2).to(WORK)
-        # Integers may be added in any order; copies keep programs out of each other's
-        # way.
-        counts += (program % COPIES) * 2 * n_classes
-        settled_value = tl.zeros([ROWS], tl.float64)
-        clear_value = tl.zeros([ROWS], tl.float64)
-        for tile in range(program, tl.cdiv(n_rows, ROWS), n_programs):
-            i = tile * ROWS + tl.arange(0, ROWS)
-            is_row = i < n_rows
-            first = (i.to(tl.int64) * (row_steps * STEP))[:, None]
-            top_each = tl.full([ROWS, WIDTH], float("-inf"), WORK)
-            next_each = tl.full([ROWS, WIDTH], float("-inf"), WORK)
-            best_each = tl.zeros([ROWS, WIDTH], tl.int32)
-            for turn in range(0, TURNS):
-                for part in tl.static_range(PARTS):
-                    k = (turn * PARTS + part) * WIDTH + tl.arange(0, WIDTH)
-                    is_entry = is_row[:, None] & (k < n_classes)[None, :]
-                    where = first + k[None, :] * class_stride
-                    p = tl.load(rows + where, mask=is_entry, other=0.0).to(WORK)
-                    s = p * lam + tl.load(potentials + k)[None, :]
-                    if TOPS:  # NaN would get lost: it counts as infinite
-                        s = tl.where(s == s, s, float("inf"))
-                    next_each = tl.maximum(next_each, tl.minimum(top_each, s))
-                    best_each = tl.where(s > top_each, k[None, :], best_each)
-                    top_each = tl.maximum(top_each, s)
-            top = tl.max(top_each, axis=1)
-            is_top = top_each == top[:, None]
-            best = tl.min(tl.where(is_top, best_each, CLASSES), axis=1)
-            is_best = best_each == best[:, None]
-            margin = top - tl.max(tl.where(is_best, next_each, top_each), axis=1)
-            is_settled = (margin >= wide) & is_row
-            is_clear = (margin >= width) & (margin < wide) & is_row
-            settled_value += tl.where(is_settled, top, 0.0).to(tl.float64)
-            clear_value += tl.where(is_clear, top, 0.0).to(tl.float64)
-            found = tl.where(is_settled, 0, tl.where(is_clear, 1, 2))
-            is_counted = is_settled | is_clear
-            tl.atomic_add(counts + found * n_classes + best, 1, mask=is_counted)
-            tl.store(state + i, found.to(tl.int8), mask=is_row)
-            if TOPS:
-                tl.store(tops + i, top, mask=is_row)
-            if CODES:
-                tl.store(codes + i, best, mask=is_row)
-            if LABELS:
-                tl.store(labels + i, best.to(tl.int64), mask=is_row)
-        tl.store(sums, tl.sum(settled_value, axis=0))
-        tl.store(sums + 1, tl.sum(clear_value, axis=0))
-        tl.debug_barrier()  # the states of rows are read by other threads now
+    w = tl.arange(0, WIDTH)
+    lam = tl.load(constants).to(WORK)
+    width, wide = tl.load(constants + 1).to(WORK), tl.load(constants + 2).to(WORK)
+    # Integers may be added in any order; copies keep programs out of each other's way.
+    counts += (program % COPIES) * 2 * n_classes
+    settled_value = tl.zeros([ROWS], tl.float64)
+    clear_value = tl.zeros([ROWS], tl.float64)
+    for tile in range(program, tl.cdiv(n_rows, ROWS), n_programs):
+        i = tile * ROWS + tl.arange(0, ROWS)
+        is_row = i < n_rows
+        first = (i.to(tl.int64) * (row_steps * STEP))[:, None]
+        top_each = tl.full([ROWS, WIDTH], float("-inf"), WORK)
+        next_each = tl.full([ROWS, WIDTH], float("-inf"), WORK)
+        best_each = tl.zeros([ROWS, WIDTH], tl.int32)
+        for turn in range(0, TURNS):
+            for part in tl.static_range(PARTS):
+                begin = (turn * PARTS + part) * WIDTH
+                is_entry = is_row[:, None] & (begin + w < n_classes)[None, :]
+                where = first + (begin + w)[None, :] * class_stride
+                p = tl.load(rows + where, mask=is_entry, other=0.0).to(WORK)
+                s = p * lam + tl.load(potentials + begin + w)[None, :]
+                if TOPS:  # NaN would get lost: it counts as infinite
+                    s = tl.where(s == s, s, float("inf"))
+                next_each = tl.maximum(next_each, tl.minimum(top_each, s))
+                best_each = tl.where(s > top_each, begin, best_each)
+                top_each = tl.maximum(top_each, s)
+        best_each += w[None, :]
+        top = tl.max(top_each, axis=1)
+        is_top = top_each == top[:, None]
+        best = tl.min(tl.where(is_top, best_each, n_classes), axis=1)
+        is_best = best_each == best[:, None]
+        margin = top - tl.max(tl.where(is_best, next_each, top_each), axis=1)
+        is_settled = (margin >= wide) & is_row
+        is_clear = (margin >= width) & (margin < wide) & is_row
+        settled_value += tl.where(is_settled, top, 0.0).to(tl.float64)
+        clear_value += tl.where(is_clear, top, 0.0).to(tl.float64)
+        found = tl.where(is_settled, 0, tl.where(is_clear, 1, 2))
+        is_counted = is_settled | is_clear
+        tl.atomic_add(counts + found * n_classes + best, 1, mask=is_counted)
+        tl.store(state + i, found.to(tl.int8), mask=is_row)
+        if TOPS:
+            tl.store(tops + i, top, mask=is_row)
+        if CODES:
+            tl.store(codes + i, best, mask=is_row)
+        if LABELS:
+            tl.store(labels + i, best.to(tl.int64), mask=is_row)
+    tl.store(values + program * 2, tl.sum(settled_value, axis=0))
+    tl.store(values + program * 2 + 1, tl.sum(clear_value, axis=0))
 
-    # List the ambiguous rows: a program's tiles are n_programs apart.
+
+@triton.jit
+def soften(
+    rows,
+    row_steps,
+    class_stride,
+    class_steps,
+    n_rows,
+    constants,
+    state,
+    capacity,
+    chosen,
+    sums,
+    shifts,
+    labels,
+    DENSE: tl.constexpr,
+    SHIFTS: tl.constexpr,
+    LABELS: tl.constexpr,
+    STEP: tl.constexpr,
+    SHARE: tl.constexpr,
+    SCAN: tl.constexpr,
+    SOFT: tl.constexpr,
+    CLASSES: tl.constexpr,
+):
+    """Sum the responsibilities of the ambiguous rows (DENSE: all) in double precision.
+
+    Leaves for every program in ``chosen`` how many its rows are, and which, in ``sums``
+    those of the logarithms of their masses, in powers of two, and of their
+    responsibilities by class, in ``shifts`` what ``gram`` adds to their exponents.
+    """
+    program, n_programs = tl.program_id(0), tl.num_programs(0)
+    n_classes = class_steps * STEP
+    # Every program looks at SHARE rows out of each n_programs times as many.
     chosen += program.to(tl.int64) * (capacity + 1)
     n = 0
     for begin in range(0, capacity, SCAN):
         t = begin + tl.arange(0, SCAN)
-        i = (program + (t // ROWS) * n_programs) * ROWS + t % ROWS
+        i = (program + (t // SHARE) * n_programs) * SHARE + t % SHARE
         is_soft = (i < n_rows) & (t < capacity)
         if not DENSE:
             is_soft = is_soft & (tl.load(state + i, mask=is_soft, other=0) == 2)
@@ -138,38 +157,38 @@ def sum_rows(
         tl.store(chosen + number, i, mask=is_soft)
         n += tl.sum(is_soft.to(tl.int32), axis=0)
     tl.store(chosen, n)
-    tl.debug_barrier()
+    tl.debug_barrier()  # other threads read what is listed
 
-    # Sum them.
     shifts += program.to(tl.int64) * capacity
-    classes = tl.arange(0, CLASSES)
-    is_class = classes < n_classes
-    lam_2 = tl.load(constants + 3)
-    g_2 = tl.load(constants + POTENTIALS + classes, mask=is_class, other=0.0)
+    k = tl.arange(0, CLASSES)
+    is_class = k < n_classes
+    lam = tl.load(constants + 3)
+    g = tl.load(constants + POTENTIALS + k, mask=is_class, other=0.0)
     total = tl.zeros([SOFT, CLASSES], tl.float64)
     value = tl.zeros([SOFT], tl.float64)
     for begin in range(0, n, SOFT):
         at = begin + tl.arange(0, SOFT)
-        is_there = at < n
-        row = tl.load(chosen + 1 + at, mask=is_there, other=0).to(tl.int64)
-        has_entry = is_there[:, None] & is_class[None, :]
-        place = row[:, None] * (row_steps * STEP) + classes[None, :] * class_stride
-        x = tl.load(rows + place, mask=has_entry, other=0.0).to(tl.float64)
-        x = tl.where(has_entry, x * lam_2 + g_2[None, :], float("-inf"))
-        largest = tl.where(is_there, tl.max(x, axis=1), 0.0)
-        q = tl.exp2(tl.maximum(x - largest[:, None], LOWEST))
-        q = tl.where(has_entry, q, 0.0)
-        mass = tl.where(is_there, tl.sum(q, axis=1), 1.0)
+        is_row = at < n
+        row = tl.load(chosen + 1 + at, mask=is_row, other=0).to(tl.int64)
+        is_entry = is_row[:, None] & is_class[None, :]
+        where = row[:, None] * (row_steps * STEP) + k[None, :] * class_stride
+        p = tl.load(rows + where, mask=is_entry, other=0.0).to(tl.float64)
+        s = tl.where(is_entry, p * lam + g[None, :], float("-inf"))
+        top = tl.where(is_row, tl.max(s, axis=1), 0.0)
+        q = tl.exp2(tl.maximum(s - top[:, None], LOWEST))
+        q = tl.where(is_entry, q, 0.0)
+        mass = tl.where(is_row, tl.sum(q, axis=1), 1.0)
         total += q * (1.0 / mass)[:, None]
-        shift = largest + tl.log2(mass)
+        shift = top + tl.log2(mass)
         value += shift
         if SHIFTS:
-            tl.store(shifts + at, -shift.to(tl.float32), mask=is_there)
+            tl.store(shifts + at, -shift.to(tl.float32), mask=is_row)
         if LABELS:
-            own = tl.where(x == largest[:, None], classes[None, :], CLASSES)
-            tl.store(labels + row, tl.min(own, axis=1).to(tl.int64), mask=is_there)
-    tl.store(sums + 2, tl.sum(value, axis=0))
-    tl.store(sums + 3 + classes, tl.sum(total, axis=0), mask=is_class)
+            best = tl.min(tl.where(s == top[:, None], k[None, :], CLASSES), axis=1)
+            tl.store(labels + row, best.to(tl.int64), mask=is_row)
+    sums += program * (n_classes + 1)
+    tl.store(sums, tl.sum(value, axis=0))
+    tl.store(sums + 1 + k, tl.sum(total, axis=0), mask=is_class)
 
 
 @triton.jit

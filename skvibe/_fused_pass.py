@@ -22,17 +22,19 @@ from skvibe._settled_rows import MOST_KEPT, Part, SettledRows, take_rows
 FUSED_FROM = 1 << 24
 MOST_CLASSES = 1 << 14
 # Numbers that are read together, classes of a row that are, how often in a row that is
-# written out, warps, and numbers of ambiguous rows: the fastest of those tried on an
-# H200, from so many classes on.
-TILES = {
-    0: (1 << 11, 16, 4, 4, 1 << 9),
-    64: (1 << 10, 32, 4, 4, 1 << 9),
-    256: (1 << 10, 128, 4, 4, 1 << 10),
+# written out, and warps, from so many classes on: the fastest of those tried on an H200.
+SCREEN = {
+    0: (1 << 13, 16, 1, 4),
+    32: (1 << 9, 32, 4, 4),
+    256: (1 << 10, 128, 8, 4),
 }
-# Programs a multiprocessor, copies of the counts that they add to, and rows that are
-# listed together.
-PROGRAMS = 32
+# Programs a multiprocessor, and copies of the counts that they add to.
+PROGRAMS = 64
 COPIES = 64
+# Numbers of ambiguous rows that are summed together, numbers a warp takes of them,
+# programs a multiprocessor, rows a program looks at in turn, and rows listed together.
+SOFT = (1 << 9, 1 << 7, 32)
+SHARE = 1 << 5
 SCAN = 1 << 10
 # Numbers of a tile of ``reaches``, and classes.
 REACH = (1 << 11, 128)
@@ -240,26 +242,40 @@ def _others(blocks: Any, found: list[tuple]) -> list[Part]:
 def _sum_rows(
     block: torch.Tensor, current: FusedPass, labels: torch.Tensor | None
 ) -> _Found:
-    """The kernels that read a block, and the sums over their programs."""
+    """What the kernels find of a block, summed over their programs."""
+    n_rows, n_classes = block.shape
+    new = functools.partial(torch.empty, device=block.device)
+    state = new(0 if current.dense else n_rows, dtype=torch.int8)
+    codes = new(0 if current.keeping is None else n_rows, dtype=torch.int32)
+    extremes: tuple[torch.Tensor, ...] = ()
+    if current.dense:
+        clear = new(2 * n_classes + 2, dtype=torch.float64).zero_()
+    else:
+        clear, extremes = _screen(block, current, state, codes, labels)
+    soft, chosen, shifts = _soften(block, current, state, labels)
+    return _Found((clear, soft, *extremes), state, codes, chosen, shifts)
+
+
+def _screen(
+    block: torch.Tensor,
+    current: FusedPass,
+    state: torch.Tensor,
+    codes: torch.Tensor,
+    labels: torch.Tensor | None,
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Numbers of settled and clear rows by class, and the sums of their exponents."""
     from skvibe import _fused_kernels as kernels
 
     n_rows, n_classes = block.shape
-    tile, n_programs = _tiles(n_rows, n_classes, block.device)
-    capacity = -(-n_rows // (tile["ROWS"] * n_programs)) * tile["ROWS"]
-    keeps, first = current.keeping is not None, current.first
+    tile, n_programs = _screen_tiles(n_rows, n_classes, block.device)
     new = functools.partial(torch.empty, device=block.device)
-    state = new(n_rows, dtype=torch.int8)
-    codes = new(n_rows if keeps else 0, dtype=torch.int32)
+    first = current.first
     tops = new(n_rows if first else 0, dtype=current.working)
     counts = new(COPIES, 2 * n_classes, dtype=torch.int32).zero_()
-    sums = new(n_programs, 3 + n_classes, dtype=torch.float64)
-    if current.dense:
-        sums.zero_()
-    chosen = new(n_programs, 1 + capacity, dtype=torch.int32)
-    shifts = new(n_programs, capacity if current.curvature else 0, dtype=torch.float32)
+    values = new(n_programs, 2, dtype=torch.float64)
     work = {"WORK": getattr(kernels.tl, str(current.working).removeprefix("torch."))}
     _launch(
-        kernels.sum_rows,
+        kernels.screen,
         (n_programs,),
         block,
         n_rows,
@@ -267,28 +283,60 @@ def _sum_rows(
         state,
         codes,
         tops,
-        counts,
-        sums,
-        capacity,
-        chosen,
-        shifts,
         state if labels is None else labels,
+        counts,
+        values,
         TOPS=first,
-        CODES=keeps,
+        CODES=current.keeping is not None,
         LABELS=labels is not None,
-        SHIFTS=current.curvature,
-        DENSE=current.dense,
         COPIES=COPIES,
-        SCAN=min(SCAN, _power_of_two(capacity)),
         **work,
         **tile,
     )
     # Sums of this many integers are exact.
-    found = [counts.sum(0, dtype=torch.float64), sums.sum(0)]
-    if first:
-        found += [tops.abs().amax(0, keepdim=True).double()]
-        found += [_reaches(block, current.constants, tops, work)]
-    return _Found(tuple(found), state, codes, chosen, shifts)
+    found = torch.cat([counts.sum(0, dtype=torch.float64), values.sum(0)])
+    if not first:
+        return found, ()
+    magnitude = tops.abs().amax(0, keepdim=True).double()
+    return found, (magnitude, _reaches(block, current.constants, tops, work))
+
+
+def _soften(
+    block: torch.Tensor,
+    current: FusedPass,
+    state: torch.Tensor,
+    labels: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Sums over the ambiguous rows, their numbers, and what ``gram`` asks for."""
+    from skvibe import _fused_kernels as kernels
+
+    n_rows, n_classes = block.shape
+    tile, n_programs = _soft_tiles(n_rows, n_classes, block.device)
+    capacity = -(-n_rows // (SHARE * n_programs)) * SHARE
+    new = functools.partial(torch.empty, device=block.device)
+    chosen = new(n_programs, 1 + capacity, dtype=torch.int32)
+    sums = new(n_programs, 1 + n_classes, dtype=torch.float64)
+    shifts = new(n_programs, capacity if current.curvature else 0, dtype=torch.float32)
+    _launch(
+        kernels.soften,
+        (n_programs,),
+        block,
+        n_rows,
+        current.constants[0],
+        state,
+        capacity,
+        chosen,
+        sums,
+        shifts,
+        state if labels is None else labels,
+        DENSE=current.dense,
+        SHIFTS=current.curvature,
+        LABELS=labels is not None,
+        SHARE=SHARE,
+        SCAN=min(SCAN, _power_of_two(capacity)),
+        **tile,
+    )
+    return sums.sum(0), chosen, shifts
 
 
 def _reaches(
@@ -303,7 +351,7 @@ def _reaches(
     width = min(REACH[1], max(2, _power_of_two(n_classes)))
     rows = REACH[0] // width
     across = -(-n_classes // width)
-    most = -(-PROGRAMS * _n_multiprocessors(block.device) // across)
+    most = -(-32 * _n_multiprocessors(block.device) // across)
     n_parts = min(-(-n_rows // rows), most)
     reach = torch.empty(n_parts, n_classes, dtype=torch.float64, device=block.device)
     _launch(
@@ -388,29 +436,38 @@ def _current(device: torch.device) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def _tiles(
+def _screen_tiles(
     n_rows: int, n_classes: int, device: torch.device
 ) -> tuple[dict[str, int], int]:
-    """How ``sum_rows`` cuts rows up, and the number of programs that share them."""
+    """How ``screen`` cuts rows up, and the number of programs that share them."""
     classes = max(2, _power_of_two(n_classes))
-    fits = max(least for least in TILES if least <= n_classes)
-    numbers, width, parts, warps, soft = TILES[fits]
+    fits = max(least for least in SCREEN if least <= n_classes)
+    numbers, width, parts, warps = SCREEN[fits]
     width = min(width, classes)
     parts = min(parts, classes // width)
-    rows = numbers // width
-    # Rows so long that a few warps would not hold one.
-    more = max(1, min(4, classes // 1024))
     tile = {
-        "ROWS": rows,
+        "ROWS": numbers // width,
         "WIDTH": width,
         "PARTS": parts,
         "TURNS": -(-n_classes // (parts * width)),
-        "SOFT": max(1, soft // classes),
-        "CLASSES": classes,
-        "num_warps": more * warps,
+        "num_warps": warps,
     }
     most = PROGRAMS * _n_multiprocessors(device)
-    return tile, max(1, min(-(-n_rows // rows), most))
+    return tile, max(1, min(-(-n_rows // tile["ROWS"]), most))
+
+
+@functools.lru_cache(maxsize=64)
+def _soft_tiles(
+    n_rows: int, n_classes: int, device: torch.device
+) -> tuple[dict[str, int], int]:
+    """The same for ``soften``."""
+    numbers, a_warp, programs = SOFT
+    classes = max(2, _power_of_two(n_classes))
+    rows = max(1, numbers // classes)
+    warps = max(1, min(16, rows * classes // a_warp))
+    tile = {"SOFT": rows, "CLASSES": classes, "num_warps": warps}
+    most = programs * _n_multiprocessors(device)
+    return tile, max(1, min(-(-n_rows // SHARE), most))
 
 
 @functools.cache

@@ -54,7 +54,7 @@ class Compiled:
         )
 
 
-for name in ("sum_rows", "reaches", "collect", "gram"):
+for name in ("screen", "soften", "reaches", "collect", "gram"):
     setattr(_fused_kernels, name, Compiled(getattr(_fused_kernels, name)))
 for log_p in (
     torch.zeros(300, 10),
