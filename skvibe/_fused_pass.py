@@ -22,7 +22,7 @@ from skvibe._settled_rows import MOST_KEPT, Part, SettledRows, take_rows
 FUSED_FROM = 1 << 24
 MOST_CLASSES = 1 << 14
 # Numbers that are read together, classes of a row that are, how often in a row that is
-# written out, and warps, from so many classes on: the fastest of those tried on an H200.
+# written out, and warps, from so many classes on: the fastest tried on an H200.
 SCREEN = {
     0: (1 << 13, 16, 1, 4),
     32: (1 << 9, 32, 4, 4),
