@@ -101,7 +101,9 @@ def screen(
         clear_value += tl.where(is_clear, top, 0.0).to(tl.float64)
         found = tl.where(is_settled, 0, tl.where(is_clear, 1, 2))
         is_counted = is_settled | is_clear
-        tl.atomic_add(counts + found * n_classes + best, 1, mask=is_counted)
+        # Relaxed: in any other order loads would wait for it.
+        one = counts + found * n_classes + best
+        tl.atomic_add(one, 1, mask=is_counted, sem="relaxed")
         tl.store(state + i, found.to(tl.int8), mask=is_row)
         if TOPS:
             tl.store(tops + i, top, mask=is_row)

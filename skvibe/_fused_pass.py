@@ -31,11 +31,17 @@ SCREEN = {
 # Programs a multiprocessor, and copies of the counts that they add to.
 PROGRAMS = 64
 COPIES = 64
-# Numbers of ambiguous rows that are summed together, numbers a warp takes of them,
-# programs a multiprocessor, rows a program looks at in turn, and rows listed together.
-SOFT = (1 << 9, 1 << 7, 32)
+# Numbers of ambiguous rows that are summed together, numbers a warp takes of them, and
+# programs a multiprocessor, from so many classes on; rows that a program looks at in
+# turn, and rows that are listed together.
+SOFT = {
+    0: (1 << 9, 1 << 7, 32),
+    64: (1 << 8, 1 << 7, 32),
+    256: (1 << 10, 1 << 8, 32),
+}
 SHARE = 1 << 5
 SCAN = 1 << 10
+PINNED = False
 # Numbers of a tile of ``reaches``, and classes.
 REACH = (1 << 11, 128)
 # Classes of a tile of the curvature, rows added to it at a time, and programs.
@@ -169,7 +175,10 @@ class FusedPass(RowPass):
         wide = np.inf if self.keeping is None else self.wide
         host[n_doubles : n_doubles + 4] = self.lam, self.width, wide, self.lam / NATS
         host[n_doubles + 4 :] = g / NATS
-        there = torch.from_numpy(host).to(device, non_blocking=True)
+        own = torch.from_numpy(host)
+        if PINNED and device.type == "cuda":
+            own = own.pin_memory()
+        there = own.to(device, non_blocking=True)
         return there[n_doubles:], there[:n_doubles].view(self.working)
 
     def _count(self, counts: Any, n_rows: Any, value: Any) -> None:
@@ -188,7 +197,7 @@ class FusedPass(RowPass):
         parts = [part for piece in self.pieces for part in piece]
         if curvature is not None and not self._solves_there():
             parts.append(curvature.flatten())
-        host = torch.cat(parts).cpu().numpy() if parts else np.empty(0)
+        host = _here(torch.cat(parts)) if parts else np.empty(0)
         n_numbers = sum(len(part) for part in self.pieces[0]) if self.pieces else 0
         for i in range(len(self.pieces)):
             self._add_piece(host[i * n_numbers : (i + 1) * n_numbers])
@@ -228,6 +237,14 @@ class FusedPass(RowPass):
         return keeping
 
 
+def _here(found: torch.Tensor) -> np.ndarray:
+    if PINNED and found.device.type == "cuda":
+        host = found.to("cpu", non_blocking=True)
+        torch.cuda.current_stream(found.device).synchronize()
+        return host.numpy()
+    return found.cpu().numpy()
+
+
 def _others(blocks: Any, found: list[tuple]) -> list[Part]:
     """Copies of the rows that are not settled."""
     parts = []
@@ -248,12 +265,13 @@ def _sum_rows(
     state = new(0 if current.dense else n_rows, dtype=torch.int8)
     codes = new(0 if current.keeping is None else n_rows, dtype=torch.int32)
     extremes: tuple[torch.Tensor, ...] = ()
+    clear: tuple[torch.Tensor, ...]
     if current.dense:
-        clear = new(2 * n_classes + 2, dtype=torch.float64).zero_()
+        clear = (new(2 * n_classes + 2, dtype=torch.float64).zero_(),)
     else:
         clear, extremes = _screen(block, current, state, codes, labels)
     soft, chosen, shifts = _soften(block, current, state, labels)
-    return _Found((clear, soft, *extremes), state, codes, chosen, shifts)
+    return _Found((*clear, soft, *extremes), state, codes, chosen, shifts)
 
 
 def _screen(
@@ -262,8 +280,11 @@ def _screen(
     state: torch.Tensor,
     codes: torch.Tensor,
     labels: torch.Tensor | None,
-) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Numbers of settled and clear rows by class, and the sums of their exponents."""
+) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    """Numbers of settled and clear rows by class, and the sums of their exponents.
+
+    Of a first pass the largest magnitude and the reach as well.
+    """
     from skvibe import _fused_kernels as kernels
 
     n_rows, n_classes = block.shape
@@ -294,7 +315,7 @@ def _screen(
         **tile,
     )
     # Sums of this many integers are exact.
-    found = torch.cat([counts.sum(0, dtype=torch.float64), values.sum(0)])
+    found = counts.sum(0, dtype=torch.float64), values.sum(0)
     if not first:
         return found, ()
     magnitude = tops.abs().amax(0, keepdim=True).double()
@@ -441,8 +462,7 @@ def _screen_tiles(
 ) -> tuple[dict[str, int], int]:
     """How ``screen`` cuts rows up, and the number of programs that share them."""
     classes = max(2, _power_of_two(n_classes))
-    fits = max(least for least in SCREEN if least <= n_classes)
-    numbers, width, parts, warps = SCREEN[fits]
+    numbers, width, parts, warps = _fitting(SCREEN, n_classes)
     width = min(width, classes)
     parts = min(parts, classes // width)
     tile = {
@@ -461,13 +481,17 @@ def _soft_tiles(
     n_rows: int, n_classes: int, device: torch.device
 ) -> tuple[dict[str, int], int]:
     """The same for ``soften``."""
-    numbers, a_warp, programs = SOFT
+    numbers, a_warp, programs = _fitting(SOFT, n_classes)
     classes = max(2, _power_of_two(n_classes))
     rows = max(1, numbers // classes)
     warps = max(1, min(16, rows * classes // a_warp))
     tile = {"SOFT": rows, "CLASSES": classes, "num_warps": warps}
     most = programs * _n_multiprocessors(device)
     return tile, max(1, min(-(-n_rows // SHARE), most))
+
+
+def _fitting(table: dict[int, tuple], n_classes: int) -> tuple:
+    return table[max(least for least in table if least <= n_classes)]
 
 
 @functools.cache
