@@ -137,14 +137,15 @@ def gpu(found):
             kind,
             f"{1e3 * solved['cold_s']:,.1f} ms",
             f"{1e3 * solved['warm_s']:,.1f} ms",
-            f"{line['reference_over_cold'][kind]:,.0f}",
+            _times(line["reference_over_cold"].get(kind), line),
             f"{solved['peak_bytes_over_matrix']:.2f}",
         ]
 
 
 def gpu_passes(found):
     """Passes over all rows on a GPU, as shares of the copy bandwidth."""
-    names = ("screen alone", "plain", "with curvature")
+    names = ("plain, on the device", "plain", "with curvature, on the device")
+    names = ("screen alone", *names, "with curvature")
     yield ["rows", "classes", "by", *names, "torch.logsumexp"]
     for kind, line, solved in _on_gpu(found):
         taken, share = solved["pass_s"], solved["share_of_copy_bandwidth"]
@@ -165,7 +166,8 @@ def gpu_passes(found):
 def _on_gpu(found):
     for line in found["transport"]:
         for kind in ("kernels", "plain operations"):
-            yield kind, line, line[kind]
+            if kind in line:
+                yield kind, line, line[kind]
 
 
 def gpu_fits(found):
