@@ -16,6 +16,7 @@ from skorch import NeuralNetClassifier
 from skvibe._checkpoint import Checkpoint
 from skvibe._normaliser import CLASS_MAJOR_BELOW
 from skvibe._progress import Progress
+from skvibe._recorded_step import RecordedStep, recorded_step
 from skvibe._settled_rows import OutOfReach, take_rows
 from skvibe._training_state import capture_training, order_state, resume_training
 from skvibe._unsettled_rows import Screen, in_groups
@@ -160,7 +161,8 @@ class EMState:
     ``labels`` and ``responsibilities`` are indexed by original row number. ``order``
     and ``losses`` are of the epoch under way: the state of the generator before it
     drew the order of the batches, and the losses of the batches made. ``corrupted``
-    (of unit length) and ``given_cosines`` are kept where they never change.
+    (of unit length) and ``given_cosines`` are kept where they never change, and
+    ``recorded`` as long as the training runs.
     """
 
     X: torch.Tensor | np.ndarray
@@ -179,6 +181,7 @@ class EMState:
     losses: list = field(default_factory=list)
     corrupted: torch.Tensor | None = None
     given_cosines: torch.Tensor | None = None
+    recorded: RecordedStep | bool | None = None
 
     def interrupt(self):
         """Somebody ended the fit: whatever is known, it is not final."""
@@ -245,6 +248,10 @@ class VIBENet(NeuralNetClassifier):
         )
         self._progress = Progress("EM", self.max_iter, enabled=self.em_verbose > 0)
 
+    def on_train_end(self, net, X=None, y=None, **kwargs):
+        self.em_.recorded = None
+        super().on_train_end(net, X=X, y=y, **kwargs)
+
     def on_epoch_begin(self, net, **kwargs):
         # skorch's own way to end training early; raised here, not at the end of the
         # last epoch, so that every callback has seen that epoch whole.
@@ -282,6 +289,12 @@ class VIBENet(NeuralNetClassifier):
         if losses:
             self._record_losses(prefix, torch.stack(losses).tolist())
         self.history.record(prefix + "_batch_count", len(losses))
+
+    def train_step_single(self, batch, **fit_params):
+        recorded = None if fit_params else recorded_step(self, batch)
+        if recorded is not None:
+            return recorded.play(batch)
+        return super().train_step_single(batch, **fit_params)
 
     def _begin_epoch(self, iterator):
         """Batches of an epoch of training, or those that a resumed one has left."""

@@ -14,6 +14,7 @@ from skorch.callbacks import Callback
 import skvibe
 from skvibe import VIBEClassifier
 from skvibe._fused_pass import FusedPass, can_fuse
+from skvibe._recorded_step import RecordedStep
 from skvibe._row_pass import RowPass
 from skvibe.transport import solve_transport
 
@@ -157,3 +158,39 @@ def test_cuda_fused_pass_never_waits(monkeypatch):
     assert kinds == {FusedPass}
     assert fused.converged
     assert (fused.labels.cpu() != plain.labels).double().mean() < 1e-5
+
+
+def count_plays(monkeypatch):
+    played = []
+    play = RecordedStep.play
+
+    def counted(self, batch):
+        played.append(len(batch[1]))
+        return play(self, batch)
+
+    monkeypatch.setattr(RecordedStep, "play", counted)
+    return played
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_cuda_recorded_iterations_are_those_made_one_by_one(
+    poisoned, name, monkeypatch
+):
+    # 2,000 rows: whole batches and a smaller one at the end of an epoch.
+    options = OPTIONS[name] | {"batch_size": 300}
+    played = count_plays(monkeypatch)
+    recorded = fitted(poisoned, "cuda", **options)
+    soft = options.get("pseudo_labels") == "soft"
+    assert set(played) == (set() if soft else {300})
+    monkeypatch.setattr("skvibe.em.recorded_step", lambda net, batch: None)
+    one_by_one = fitted(poisoned, "cuda", **options)
+    np.testing.assert_array_equal(recorded.prototypes_, one_by_one.prototypes_)
+    np.testing.assert_array_equal(recorded.clean_labels_, one_by_one.clean_labels_)
+    pickle.loads(pickle.dumps(recorded))
+
+
+def test_cuda_callbacks_see_iterations_made_one_by_one(poisoned, monkeypatch):
+    played = count_plays(monkeypatch)
+    net_params = {"callbacks": [("mine", Callback())]}
+    fitted(poisoned, "cuda", batch_size=300, net_params=net_params)
+    assert not played

@@ -1,0 +1,114 @@
+"""SGD iterations on an NVIDIA GPU, recorded once and played again.
+
+An iteration on frozen features is some sixty operations, each of which is over in a
+few microseconds; it takes the host many times as long to ask for them one by one. A
+CUDA graph asks for all of them at once. They are the same operations on the same
+numbers, so the result is the same too.
+"""
+
+import logging
+
+import torch
+
+logger = logging.getLogger("skvibe")
+
+# Before recording, libraries set up what they work with.
+_REHEARSALS = 2
+# Others may hold on to what a recorded iteration overwrites.
+_OWN_CALLBACKS = {"epoch_timer", "train_loss", "valid_loss", "valid_acc", "print_log"}
+
+
+def _is_on_a_gpu(net):
+    return net.em_.given.device.type == "cuda" and torch.version.cuda is not None
+
+
+def can_record(net):
+    """Whether all iterations of a net do the same, on a GPU."""
+    return (
+        _is_on_a_gpu(net)
+        and net.module_.encoder is None
+        and net.pseudo_labels == "hard"
+        and not net.compile
+        and {name for name, _ in net.callbacks_} <= _OWN_CALLBACKS
+    )
+
+
+class RecordedStep:
+    """Forward and backward of one batch, for others of its size.
+
+    Parameters
+    ----------
+    net : VIBENet
+        In training; it has made an E-step.
+    batch : tuple
+        ``({"X": rows, "idx": row_numbers}, y)``.
+    """
+
+    def __init__(self, net, batch):
+        inputs, given = batch
+        self.net = net
+        self.inputs = {name: torch.clone(values) for name, values in inputs.items()}
+        self.given = given.clone()
+        self.learned = [p for p in net.module_.parameters() if p.requires_grad]
+        self.labels, self.known = net.em_.labels.clone(), net.em_.labels
+        self.graph = torch.cuda.CUDAGraph()
+        net.em_.labels = self.labels  # whose place in memory is recorded
+        try:
+            self._record()
+        finally:
+            net.em_.labels = self.known
+
+    def _record(self):
+        current = torch.cuda.current_stream(self.given.device)
+        aside = torch.cuda.Stream(self.given.device)
+        aside.wait_stream(current)
+        with torch.cuda.stream(aside):
+            for _ in range(_REHEARSALS):
+                self._run()
+            self.graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                self.loss, self.y_pred, self.gradients = self._run()
+            finally:
+                self.graph.capture_end()
+        current.wait_stream(aside)
+
+    def _run(self):
+        y_pred = self.net.infer(self.inputs)
+        loss = self.net.get_loss(y_pred, self.given, X=self.inputs, training=True)
+        gradients = torch.autograd.grad(loss, self.learned)
+        return loss.detach(), tuple(found.detach() for found in y_pred), gradients
+
+    def play(self, batch):
+        """What skorch's ``train_step_single`` does and returns."""
+        inputs, given = batch
+        for name, values in inputs.items():
+            self.inputs[name].copy_(values)
+        self.given.copy_(given)
+        if self.net.em_.labels is not self.known:
+            self.known = self.net.em_.labels
+            self.labels.copy_(self.known)
+        self.graph.replay()
+        for parameter, gradient in zip(self.learned, self.gradients, strict=True):
+            parameter.grad = gradient
+        return {"loss": self.loss.clone(), "y_pred": self.y_pred}
+
+
+def recorded_step(net, batch):
+    """The step of a whole batch, or None where it cannot be recorded.
+
+    Recorded at the first of them, and kept in the net's state as long as it trains.
+    """
+    state = net.em_
+    if len(batch[1]) != net.batch_size:  # the last of an epoch
+        return None
+    if state.recorded is None:
+        state.recorded = can_record(net) and _recorded(net, batch)
+    return state.recorded or None
+
+
+def _recorded(net, batch):
+    try:
+        return RecordedStep(net, batch)
+    except RuntimeError as error:  # whatever CUDA raises: one by one does as well
+        logger.info("SGD iterations are not recorded: %s", error)
+        return False
