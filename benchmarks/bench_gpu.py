@@ -75,6 +75,7 @@ def main():
     name = "gpu_dry.json" if options.dry_run else "gpu.json"
     path = options.out or ROOT / "benchmarks/results" / name
     results["fits"] = []
+    path.write_text(json.dumps(results, indent=1) + "\n")
     for case in sizes["fits"]:
         results["fits"].append(fits(device, *case))
         print("fit", results["fits"][-1], flush=True)
