@@ -31,7 +31,7 @@ from skvibe import VIBEClassifier
 from skvibe._fused_pass import FusedPass, _screen
 from skvibe.transport import RowSweep, solve_transport
 
-ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).resolve().parent / "results"
 LAM = 25.0
 REFERENCE_ITERATIONS = 10_001
 # Rows, classes; the last problem is solved with the package's kernels alone.
@@ -55,7 +55,7 @@ def main():
     parser.add_argument(
         "--dry-run", action="store_true", help="small sizes, on the processor"
     )
-    parser.add_argument("--out", type=Path, default=None, help="result file")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of results")
     options = parser.parse_args()
     sizes = DRY if options.dry_run else FULL
     device = torch.device("cpu" if options.dry_run else "cuda")
@@ -72,15 +72,18 @@ def main():
         show(record)
     results["agreement"] = agreement(device, *sizes["agreement"])
     print("against the processor:", results["agreement"])
-    name = "gpu_dry.json" if options.dry_run else "gpu.json"
-    path = options.out or ROOT / "benchmarks/results" / name
-    results["fits"] = []
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    suffix = "_dry" if options.dry_run else ""
+    keep(results, options.out / f"gpu{suffix}.json")
+    results = {"run": run, "dry_run": options.dry_run, "fits": []}
     for case in sizes["fits"]:
         results["fits"].append(fits(device, *case))
         print("fit", results["fits"][-1], flush=True)
-        path.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"{describe(run)}\nwrote {path}")
+    keep(results, options.out / f"gpu_fits{suffix}.json")
+
+
+def keep(results, path):
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"{describe(results['run'])}\nwrote {path}", flush=True)
 
 
 def name_of(device):

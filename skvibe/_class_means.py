@@ -48,6 +48,9 @@ def class_means_of(blocks, n_classes):
             shape = (n_classes, rows.shape[1])
             sums = torch.zeros(shape, dtype=torch.float64, device=rows.device)
             counts = torch.zeros(n_classes, dtype=torch.int64, device=rows.device)
-        sums.index_add_(0, codes, rows.double())
+        if sums.is_cuda:  # where index_add_ adds in any order
+            sums.index_put_((codes,), rows.double(), accumulate=True)
+        else:
+            sums.index_add_(0, codes, rows.double())
         counts += torch.bincount(codes, minlength=n_classes)
     return sums / counts.clamp_min(1)[:, None]

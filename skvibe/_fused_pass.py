@@ -25,7 +25,7 @@ MOST_CLASSES = 1 << 14
 # written out, and warps, from so many classes on: the fastest tried on an H200.
 SCREEN = {
     0: (1 << 13, 16, 1, 4),
-    32: (1 << 9, 32, 4, 4),
+    32: (1 << 9, 32, 4, 2),
     256: (1 << 10, 128, 8, 4),
 }
 # Programs a multiprocessor, and copies of the counts that they add to.
@@ -41,7 +41,6 @@ SOFT = {
 }
 SHARE = 1 << 5
 SCAN = 1 << 10
-PINNED = False
 # Numbers of a tile of ``reaches``, and classes.
 REACH = (1 << 11, 128)
 # Classes of a tile of the curvature, rows added to it at a time, and programs.
@@ -120,8 +119,9 @@ class FusedPass(RowPass):
         # Summed on the host: every operation there would cost as much as a kernel.
         self.sums = named_sums(np.zeros(5 + 3 * self.n_classes), self.n_classes)
         self.sums["reach"].fill(-np.inf)
-        self.entries, self.outer = [], None
-        self.constants: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.entries = []
+        self.outers: list[torch.Tensor] = []  # one at most
+        self.constants: Any = None
         self.pieces: list[tuple[torch.Tensor, ...]] = []
         self.screened: list[tuple] = []  # what was found of a block, its first row
         self.n_rows, self.n_clear = 0, 0.0
@@ -158,7 +158,7 @@ class FusedPass(RowPass):
         if self.curvature:
             listed = _collect(found.chosen, found.shifts)
             outer = _gram(block, self.constants[0], *listed)
-            self.outer = outer if self.outer is None else self.outer + outer
+            self.outers = [sum(self.outers, outer)]
         self.pieces.append(found.sums)
         self.n_rows += len(block)
         return found
@@ -175,19 +175,18 @@ class FusedPass(RowPass):
         wide = np.inf if self.keeping is None else self.wide
         host[n_doubles : n_doubles + 4] = self.lam, self.width, wide, self.lam / NATS
         host[n_doubles + 4 :] = g / NATS
-        own = torch.from_numpy(host)
-        if PINNED and device.type == "cuda":
-            own = own.pin_memory()
-        there = own.to(device, non_blocking=True)
+        there = torch.from_numpy(host).to(device, non_blocking=True)
         return there[n_doubles:], there[:n_doubles].view(self.working)
 
     def _count(self, counts: Any, n_rows: Any, value: Any) -> None:
         super()._count(np.asarray(counts), float(n_rows), float(value))
 
     def _curvature(self) -> torch.Tensor:
-        if self.outer is None:  # no row is left
+        if not self.outers and self.sweep.settled is not None:  # no row is left
             device = self.sweep.settled.rest()[0].rows.device
-            self.outer = torch.zeros(self.n_classes, self.n_classes, device=device)
+            shape = (self.n_classes, self.n_classes)
+            self.outers = [torch.zeros(shape, device=device)]
+        self.outer = self.outers[0]
         return super()._curvature()
 
     def _solves_there(self) -> bool:
@@ -197,7 +196,7 @@ class FusedPass(RowPass):
         parts = [part for piece in self.pieces for part in piece]
         if curvature is not None and not self._solves_there():
             parts.append(curvature.flatten())
-        host = _here(torch.cat(parts)) if parts else np.empty(0)
+        host = torch.cat(parts).cpu().numpy() if parts else np.empty(0)
         n_numbers = sum(len(part) for part in self.pieces[0]) if self.pieces else 0
         for i in range(len(self.pieces)):
             self._add_piece(host[i * n_numbers : (i + 1) * n_numbers])
@@ -235,14 +234,6 @@ class FusedPass(RowPass):
             return None
         keeping.unread = functools.partial(_others, self.sweep.blocks, self.screened)
         return keeping
-
-
-def _here(found: torch.Tensor) -> np.ndarray:
-    if PINNED and found.device.type == "cuda":
-        host = found.to("cpu", non_blocking=True)
-        torch.cuda.current_stream(found.device).synchronize()
-        return host.numpy()
-    return found.cpu().numpy()
 
 
 def _others(blocks: Any, found: list[tuple]) -> list[Part]:

@@ -294,6 +294,9 @@ def _sums_at_given(
 
 def _columns(table: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
     """``table[:, given].T``, stored as it is read fastest."""
+    if table.is_cuda:
+        # Gradients of index_select are added up there in any order.
+        return table[:, given].T
     if len(table) < CLASS_MAJOR_BELOW:
         return table.index_select(1, given).T
     return table.T.contiguous().index_select(0, given)
@@ -339,7 +342,7 @@ def corrupted_log_posterior_at(
     """
     scale = nu / _h_norm(cosines.gather(1, clean[:, None]))
     if _lies_class_major(given_cosines):
-        logits = (table.T.index_select(1, clean) + given_cosines.T) * scale.T
+        logits = (_columns(table.T, clean).T + given_cosines.T) * scale.T
         return torch.log_softmax(logits.contiguous(), dim=0).gather(0, given[None])[0]
     logits = (table[clean] + given_cosines) * scale
     return torch.log_softmax(logits, dim=1).gather(1, given[:, None])[:, 0]

@@ -95,6 +95,16 @@ def test_settled_rows_are_visited_once():
             assert len(fused.settled.rest()) == 3
 
 
+def test_all_rows_may_be_settled():
+    log_p = torch.eye(12, device=DEVICE).repeat(20, 1) * 200.0
+    plain, fused = (sweep_of(kind, log_p) for kind in (RowPass, FusedPass))
+    for move in (0.0, 0.5):
+        g = move * np.arange(12.0)
+        assert_same_sums(fused(g, curvature=True), plain(g, curvature=True))
+    assert fused.n_passes == 1
+    assert fused.settled.n_left() == 0
+
+
 def test_too_many_rows_are_not_put_aside():
     fused = sweep_of(FusedPass, scores(300, 7, share=0.0), lam=0.5)
     for _ in range(6):

@@ -28,7 +28,9 @@ def played(monkeypatch):
 
         def replay():
             sizes.append(len(self.given))
+            labels, self.net.em_.labels = self.net.em_.labels, self.labels
             loss, y_pred, gradients = self._run()
+            self.net.em_.labels = labels
             there = (self.loss, *self.y_pred, *self.gradients)
             for place, found in zip(there, (loss, *y_pred, *gradients), strict=True):
                 place.copy_(found)
@@ -83,6 +85,34 @@ def test_nothing_recorded_is_left(played):
 def test_what_need_not_be_the_same_is_not_recorded(options, played):
     fitted(**options)
     assert not played
+
+
+@pytest.mark.parametrize("wrong", ["loss", "gradients", "labels"])
+def test_what_comes_out_wrong_is_not_played_again(played, wrong, monkeypatch, caplog):
+    expected = fitted()
+    played.clear()
+    record = RecordedStep._record
+
+    def record_wrongly(self):
+        record(self)
+        replay = self.graph.replay
+
+        def other():
+            if wrong == "labels":
+                self.labels.fill_(0)
+            replay()
+            if wrong == "loss":
+                self.loss.mul_(1.01)
+            if wrong == "gradients":
+                self.gradients[0][1].mul_(1.01)
+
+        self.graph.replay = other
+
+    monkeypatch.setattr(RecordedStep, "_record", record_wrongly)
+    found = fitted()
+    warnings = [line for line in caplog.messages if "other results" in line]
+    assert 0 < len(played) <= 2 * len(warnings)
+    np.testing.assert_array_equal(found.prototypes_, expected.prototypes_)
 
 
 def test_what_cannot_be_recorded_is_made_one_by_one(played, monkeypatch, caplog):

@@ -170,19 +170,23 @@ def _on_gpu(found):
                 yield kind, line, line[kind]
 
 
-def gpu_fits(found):
-    """What a GPU takes beside one thread of its machine's processor."""
-    yield ["what", "rows", "features", "classes", "GPU", "processor", "ratio"]
+def gpu_agreement(found):
+    """The same E-step on a GPU and on one thread of its machine's processor."""
+    yield ["rows", "classes", "GPU", "processor", "ratio", "equal labels"]
     line = found["agreement"]
     yield [
-        "E-step from zero",
         f"{line['N']:,}",
-        "",
         f"{line['K']:,}",
         f"{1e3 * line['device_s']:.1f} ms",
         f"{1e3 * line['processor_s']:.1f} ms",
         f"{line['processor_over_device']:.1f}",
+        f"{line['equal_labels']:.0%}",
     ]
+
+
+def gpu_fits(found):
+    """What a GPU takes beside one thread of its machine's processor."""
+    yield ["what", "rows", "features", "classes", "GPU", "processor", "ratio"]
     for line in found["fits"]:
         n = line["iterations"]
         yield [
@@ -322,7 +326,8 @@ TABLES = {
     "drift": ("transport.json", drift),
     "gpu": ("gpu.json", gpu),
     "gpu-passes": ("gpu.json", gpu_passes),
-    "gpu-fits": ("gpu.json", gpu_fits),
+    "gpu-agreement": ("gpu.json", gpu_agreement),
+    "gpu-fits": ("gpu_fits.json", gpu_fits),
     "posteriors": ("fit.json", posteriors),
     "memory": ("memory.json", memory),
     "e-step-period": ("e_step_period.json", e_step_period),
