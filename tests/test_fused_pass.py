@@ -23,6 +23,18 @@ def _clear_rows_are_told_apart_in_small_problems(monkeypatch):
     monkeypatch.setattr(RowPass, "few_elements", 0)
 
 
+@pytest.fixture(autouse=True)
+def _a_few_programs(monkeypatch):
+    """As many as are told apart; the interpreter runs them one after the other."""
+    if DEVICE.type == "cpu":
+        monkeypatch.setattr(_fused_pass, "PROGRAMS", 3)
+        few = {least: (*sizes[:2], 3) for least, sizes in _fused_pass.SOFT.items()}
+        monkeypatch.setattr(_fused_pass, "SOFT", few)
+        monkeypatch.setattr(_fused_pass, "_n_multiprocessors", lambda device: 1)
+        for tiles in (_fused_pass._screen_tiles, _fused_pass._soft_tiles):
+            tiles.cache_clear()
+
+
 def scores(n_rows, n_classes, turned=False, dtype=torch.float32, share=0.9):
     """Rows of which most, but not all, prefer one class by far."""
     rng = np.random.default_rng(0)

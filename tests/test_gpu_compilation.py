@@ -56,30 +56,29 @@ class Compiled:
 
 for name in ("screen", "soften", "reaches", "collect", "gram"):
     setattr(_fused_kernels, name, Compiled(getattr(_fused_kernels, name)))
-for log_p in (
-    torch.zeros(300, 10),
-    torch.zeros(10, 300).T,
-    torch.zeros(70, 100, dtype=torch.float16),
-    torch.zeros(40, 1000),
-    torch.zeros(20, 5000),
-):
-    for working in (torch.float32, torch.float64):
-        sweep = RowSweep(lambda: [log_p], n_rows=len(log_p), lam=1.0)
-        g = np.zeros(log_p.shape[1])
-        for first, dense, curvature, final in (
-            (True, False, True, False), (False, False, True, False),
-            (False, True, True, False), (False, False, False, True),
-        ):
-            sweep._seen = not first
-            sweep._ambiguous = {1.0: float(dense)}
-            current = FusedPass(sweep, g, 1.0, curvature, final)
-            current.working = working
-            labels = torch.zeros(len(log_p), dtype=torch.int64) if final else None
-            current.add(log_p, labels)
+def run(log_p, first, dense, curvature, final, working=torch.float32):
+    sweep = RowSweep(lambda: [log_p], n_rows=len(log_p), lam=1.0)
+    sweep._seen = not first
+    sweep._ambiguous = {1.0: float(dense)}
+    g = np.zeros(log_p.shape[1])
+    current = FusedPass(sweep, g, 1.0, curvature, final)
+    current.working = working
+    labels = torch.zeros(len(log_p), dtype=torch.int64) if final else None
+    current.add(log_p, labels)
+
+
+for rows, classes in ((300, 10), (70, 100), (40, 1000)):
+    run(torch.zeros(rows, classes), True, False, True, False)
+    run(torch.zeros(rows, classes), False, False, False, True)
+run(torch.zeros(10, 300).T, False, True, True, False)
+run(torch.zeros(300, 9, dtype=torch.float16), True, False, True, False)
+run(torch.zeros(300, 9), True, False, True, False, torch.float64)
+run(torch.zeros(20, 5000), False, False, True, False)
 print(len(compiled), "kernels")
 """
 
 
+@pytest.mark.slow
 def test_kernels_compile_without_a_gpu():
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     result = subprocess.run(
@@ -90,4 +89,4 @@ def test_kernels_compile_without_a_gpu():
         check=False,
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    assert int(result.stdout.split()[0]) >= 40
+    assert int(result.stdout.split()[0]) >= 20
