@@ -6,9 +6,10 @@
 #
 # An E-step of 1.28 million rows and 1,000 classes, a pass as a share of the measured
 # copy bandwidth, the package's kernels against plain operations, a fit's ratio to the
-# processor, and the tests that need CUDA. Writes benchmarks/results/gpu.json
-# (gpu_dry.json with --dry-run). PYTHON names the interpreter; the environment needs
-# nothing but skvibe's own dependencies and, for the tests, the extra "test".
+# processor, and the tests that need CUDA. Writes gpu.json and gpu_fits.json in
+# benchmarks/results (gpu_dry.json, gpu_fits_dry.json with --dry-run). PYTHON names the
+# interpreter; the environment needs nothing but skvibe's own dependencies and, for the
+# tests, the extra "test".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
