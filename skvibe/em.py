@@ -249,6 +249,9 @@ class VIBENet(NeuralNetClassifier):
         self._progress = Progress("EM", self.max_iter, enabled=self.em_verbose > 0)
 
     def on_train_end(self, net, X=None, y=None, **kwargs):
+        if self.em_.recorded:
+            # The recording lives as long as its gradients do.
+            self.optimizer_.zero_grad()
         self.em_.recorded = None
         super().on_train_end(net, X=X, y=y, **kwargs)
 

@@ -72,6 +72,7 @@ def test_played_iterations_do_what_others_do(prior, corrupted_posterior, request
 def test_nothing_recorded_is_left(played):
     vibe = fitted()
     assert played
+    assert all(p.grad is None for p in vibe.net_.module_.parameters())
     pickle.loads(pickle.dumps(vibe))
 
 
