@@ -41,8 +41,8 @@ SOFT = {
 }
 SHARE = 1 << 5
 SCAN = 1 << 10
-# Numbers of a tile of ``reaches``, and classes.
-REACH = (1 << 11, 128)
+# Numbers of a tile of ``reaches``, classes of it, and programs a multiprocessor.
+REACH = (1 << 11, 128, 32)
 # Classes of a tile of the curvature, rows added to it at a time, and programs.
 GRAM_CLASSES = 128
 GRAM_ROWS = 16
@@ -360,10 +360,11 @@ def _reaches(
     from skvibe import _fused_kernels as kernels
 
     n_rows, n_classes = block.shape
-    width = min(REACH[1], max(2, _power_of_two(n_classes)))
-    rows = REACH[0] // width
+    numbers, width, programs = REACH
+    width = min(width, max(2, _power_of_two(n_classes)))
+    rows = numbers // width
     across = -(-n_classes // width)
-    most = -(-32 * _n_multiprocessors(block.device) // across)
+    most = -(-programs * _n_multiprocessors(block.device) // across)
     n_parts = min(-(-n_rows // rows), most)
     reach = torch.empty(n_parts, n_classes, dtype=torch.float64, device=block.device)
     _launch(

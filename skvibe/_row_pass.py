@@ -113,7 +113,7 @@ class RowPass:
             self.precision = min(self.precision, FINAL_PRECISION)
         self.width = self._width(self.precision)
         self.axis = 0 if self.n_classes < CLASS_MAJOR_BELOW else 1
-        self.sums: dict[str, Any] = {}  # tensors, but at the end of a fused pass
+        self.sums: dict[str, Any] = {}  # tensors; arrays in a fused pass
         self.keeping: SettledRows | None = None
 
     def _are_few(self, n_rows: int) -> bool:

@@ -14,16 +14,15 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/bench_gpu.py"
 def test_dry_run_makes_every_measurement(tmp_path):
     import sys
 
-    out = tmp_path / "gpu.json"
     root = SCRIPT.parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     subprocess.run(
-        [sys.executable, str(SCRIPT), "--dry-run", "--out", str(out)],
+        [sys.executable, str(SCRIPT), "--dry-run", "--out", str(tmp_path)],
         check=True,
         capture_output=True,
         env=environment,
     )
-    found = json.loads(out.read_text())
+    found = json.loads((tmp_path / "gpu_dry.json").read_text())
     assert found["dry_run"]
     assert found["copy_bytes_per_s"] > 0
     for record in found["transport"]:
@@ -32,6 +31,7 @@ def test_dry_run_makes_every_measurement(tmp_path):
         assert solved["repeatable"]
         assert solved["pass_s"]["with curvature"] > 0
     assert found["agreement"]["equal_labels"] == 1.0
+    found = json.loads((tmp_path / "gpu_fits_dry.json").read_text())
     assert found["fits"][0]["equal_predictions"] == 1.0
 
 
