@@ -194,13 +194,14 @@ class FusedPass(RowPass):
 
     def _to_host(self, curvature: Any) -> dict[str, Any]:
         parts = [part for piece in self.pieces for part in piece]
-        if curvature is not None and not self._solves_there():
+        comes_along = curvature is not None and not self._solves_there()
+        if comes_along:
             parts.append(curvature.flatten())
         host = torch.cat(parts).cpu().numpy() if parts else np.empty(0)
         n_numbers = sum(len(part) for part in self.pieces[0]) if self.pieces else 0
         for i in range(len(self.pieces)):
             self._add_piece(host[i * n_numbers : (i + 1) * n_numbers])
-        if curvature is not None and not self._solves_there():
+        if comes_along:
             there = len(self.pieces) * n_numbers
             curvature = host[there:].reshape(curvature.shape)
         n_soft = self.n_rows - self.n_clear
@@ -464,8 +465,7 @@ def _screen_tiles(
         "TURNS": -(-n_classes // (parts * width)),
         "num_warps": warps,
     }
-    most = PROGRAMS * _n_multiprocessors(device)
-    return tile, max(1, min(-(-n_rows // tile["ROWS"]), most))
+    return tile, _n_programs(-(-n_rows // tile["ROWS"]), PROGRAMS, device)
 
 
 @functools.lru_cache(maxsize=64)
@@ -478,8 +478,12 @@ def _soft_tiles(
     rows = max(1, numbers // classes)
     warps = max(1, min(16, rows * classes // a_warp))
     tile = {"SOFT": rows, "CLASSES": classes, "num_warps": warps}
-    most = programs * _n_multiprocessors(device)
-    return tile, max(1, min(-(-n_rows // SHARE), most))
+    return tile, _n_programs(-(-n_rows // SHARE), programs, device)
+
+
+def _n_programs(n_tiles: int, most: int, device: torch.device) -> int:
+    """As many as there are tiles, at most so many a multiprocessor."""
+    return max(1, min(n_tiles, most * _n_multiprocessors(device)))
 
 
 def _fitting(table: dict[int, tuple], n_classes: int) -> tuple:

@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from skvibe import _fused_kernels, _fused_pass
+from skvibe import _fused_kernels
 from skvibe._fused_pass import FusedPass
 from skvibe._row_sweep import RowSweep
 
@@ -56,6 +56,8 @@ class Compiled:
 
 for name in ("screen", "soften", "reaches", "collect", "gram"):
     setattr(_fused_kernels, name, Compiled(getattr(_fused_kernels, name)))
+
+
 def run(log_p, first, dense, curvature, final, working=torch.float32):
     sweep = RowSweep(lambda: [log_p], n_rows=len(log_p), lam=1.0)
     sweep._seen = not first
